@@ -1,0 +1,271 @@
+//! Longest-prefix match: one [`Fib`] per route table.
+//!
+//! A tree bitmap (Eatherton, Varghese, Dittia 2004) of stride 6. A node covers six bits of the address: the 63 prefixes that
+//! end inside it are bits of `internal`, its 64 children are bits of `external`, and both index dense arrays by population count.
+//! Nodes are shared between copies: `clone` is one pointer, and a change copies the path to the changed prefix (at most 6 nodes
+//! for IPv4, 22 for IPv6), so the next generation costs what changed and not what exists.
+//!
+//! A look-up is one node per six bits of the longest branch, no allocation.
+
+use std::sync::Arc;
+
+use crate::names::Prefix;
+
+const STRIDE: u32 = 6;
+
+/// For each six-bit chunk, the internal prefixes that contain it: bit `2^length + leading bits`. Longer prefixes have higher bits.
+const COVERING: [u64; 64] = {
+    let mut masks = [0u64; 64];
+    let mut chunk = 0;
+    while chunk < 64 {
+        let mut length = 0;
+        while length < STRIDE {
+            masks[chunk] |= 1 << ((1 << length) | (chunk >> (STRIDE - length)));
+            length += 1;
+        }
+        chunk += 1;
+    }
+    masks
+};
+
+/// A map from prefixes of one family to values.
+#[derive(Clone, Debug)]
+pub struct Fib<T> {
+    root: Arc<Node<T>>,
+    prefixes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Node<T> {
+    internal: u64,
+    external: u64,
+    values: Vec<T>,
+    children: Vec<Arc<Node<T>>>,
+}
+
+impl<T> Node<T> {
+    fn empty() -> Self {
+        Node { internal: 0, external: 0, values: Vec::new(), children: Vec::new() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.internal == 0 && self.external == 0
+    }
+}
+
+impl<T: Clone> Default for Fib<T> {
+    fn default() -> Self {
+        Fib { root: Arc::new(Node::empty()), prefixes: 0 }
+    }
+}
+
+impl<T: Clone> Fib<T> {
+    /// Number of prefixes that have a value.
+    pub fn len(&self) -> usize {
+        self.prefixes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.prefixes == 0
+    }
+
+    /// The first accepted value on the way from the longest matching prefix to the shortest, as the kernel backtracks when no
+    /// route of a prefix suits (`fib_table_lookup`). `address` is left-aligned, see [`aligned`].
+    pub fn lookup<'a, R>(&'a self, address: u128, mut accept: impl FnMut(&'a T) -> Option<R>) -> Option<R> {
+        let mut limit = u32::MAX;
+        loop {
+            let (length, value) = self.longest_below(address, limit)?;
+            if let Some(found) = accept(value) {
+                return Some(found);
+            }
+            limit = length;
+        }
+    }
+
+    /// The value of the longest matching prefix that is shorter than `limit` bits.
+    fn longest_below(&self, address: u128, limit: u32) -> Option<(u32, &T)> {
+        let mut node = &*self.root;
+        let mut depth = 0;
+        let mut best = None;
+        loop {
+            let chunk = chunk_at(address, depth);
+            let room = limit.saturating_sub(depth * STRIDE);
+            if room == 0 {
+                return best;
+            }
+            let allowed = if room >= STRIDE { u64::MAX } else { (1 << (1 << room)) - 1 };
+            let covering = node.internal & COVERING[chunk] & allowed;
+            if covering != 0 {
+                let bit = 63 - covering.leading_zeros();
+                let length = depth * STRIDE + (31 - bit.leading_zeros());
+                best = Some((length, &node.values[rank(node.internal, bit)]));
+            }
+            if node.external >> chunk & 1 == 0 {
+                return best;
+            }
+            node = &node.children[rank(node.external, chunk as u32)];
+            depth += 1;
+        }
+    }
+
+    /// Sets the value of exactly this prefix and returns the former one.
+    pub fn insert(&mut self, prefix: Prefix, value: T) -> Option<T> {
+        let address = aligned(prefix);
+        let (steps, bit) = place(prefix);
+        let mut node = Arc::make_mut(&mut self.root);
+        for depth in 0..steps {
+            let chunk = chunk_at(address, depth);
+            let at = rank(node.external, chunk as u32);
+            if node.external >> chunk & 1 == 0 {
+                node.external |= 1 << chunk;
+                node.children.reserve_exact(1);
+                node.children.insert(at, Arc::new(Node::empty()));
+            }
+            node = Arc::make_mut(&mut node.children[at]);
+        }
+        let at = rank(node.internal, bit);
+        if node.internal >> bit & 1 == 1 {
+            return Some(std::mem::replace(&mut node.values[at], value));
+        }
+        node.internal |= 1 << bit;
+        node.values.reserve_exact(1);
+        node.values.insert(at, value);
+        self.prefixes += 1;
+        None
+    }
+
+    /// Removes exactly this prefix and the nodes that it leaves empty.
+    pub fn remove(&mut self, prefix: Prefix) -> Option<T> {
+        // Looked for first, so that removing what is not there copies nothing.
+        self.get(prefix)?;
+        let (steps, bit) = place(prefix);
+        let removed = remove_below(Arc::make_mut(&mut self.root), aligned(prefix), 0, steps, bit);
+        self.prefixes -= usize::from(removed.is_some());
+        removed
+    }
+
+    /// The value of exactly this prefix.
+    pub fn get(&self, prefix: Prefix) -> Option<&T> {
+        let address = aligned(prefix);
+        let (steps, bit) = place(prefix);
+        let mut node = &*self.root;
+        for depth in 0..steps {
+            let chunk = chunk_at(address, depth);
+            if node.external >> chunk & 1 == 0 {
+                return None;
+            }
+            node = &node.children[rank(node.external, chunk as u32)];
+        }
+        (node.internal >> bit & 1 == 1).then(|| &node.values[rank(node.internal, bit)])
+    }
+}
+
+fn remove_below<T: Clone>(node: &mut Node<T>, address: u128, depth: u32, steps: u32, bit: u32) -> Option<T> {
+    if depth == steps {
+        let at = rank(node.internal, bit);
+        node.internal &= !(1 << bit);
+        return Some(node.values.remove(at));
+    }
+    let chunk = chunk_at(address, depth);
+    let at = rank(node.external, chunk as u32);
+    let child = node.children.get_mut(at)?;
+    let removed = remove_below(Arc::make_mut(child), address, depth + 1, steps, bit);
+    if child.is_empty() {
+        node.external &= !(1 << chunk);
+        node.children.remove(at);
+    }
+    removed
+}
+
+/// The prefix's address with its first bit at bit 127, whatever the family.
+pub fn aligned(prefix: Prefix) -> u128 {
+    aligned_address(prefix.address())
+}
+
+/// An address with its first bit at bit 127, whatever the family.
+pub fn aligned_address(address: std::net::IpAddr) -> u128 {
+    match address {
+        std::net::IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+        std::net::IpAddr::V6(a) => a.to_bits(),
+    }
+}
+
+/// How many nodes down a prefix ends, and its bit in `internal` there.
+fn place(prefix: Prefix) -> (u32, u32) {
+    let length = u32::from(prefix.length());
+    let (steps, inside) = (length / STRIDE, length % STRIDE);
+    let leading = chunk_at(aligned(prefix), steps) as u32 >> (STRIDE - inside);
+    (steps, (1 << inside) | leading)
+}
+
+/// The six bits that the node at `depth` looks at; behind the last bit of the address are zeros.
+fn chunk_at(address: u128, depth: u32) -> usize {
+    ((address << (depth * STRIDE)) >> (128 - STRIDE)) as usize
+}
+
+/// How many of `bits` stand below `bit`.
+fn rank(bits: u64, bit: u32) -> usize {
+    (bits & ((1 << bit) - 1)).count_ones() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        let (address, length) = text.split_once('/').unwrap();
+        Prefix::new(address.parse().unwrap(), length.parse().unwrap()).unwrap()
+    }
+
+    fn find(fib: &Fib<u32>, address: &str) -> Option<u32> {
+        fib.lookup(aligned_address(address.parse().unwrap()), |value| Some(*value))
+    }
+
+    #[test]
+    fn longest_prefix_wins_at_every_length() {
+        let mut fib = Fib::default();
+        for length in 0..=32u8 {
+            fib.insert(Prefix::new("203.0.113.85".parse().unwrap(), length).unwrap(), u32::from(length));
+        }
+        assert_eq!(find(&fib, "203.0.113.85"), Some(32));
+        assert_eq!(find(&fib, "203.0.113.84"), Some(31));
+        assert_eq!(find(&fib, "203.0.113.87"), Some(30));
+        assert_eq!(find(&fib, "75.0.113.85"), Some(0));
+        let mut six = Fib::default();
+        for length in 0..=128u8 {
+            six.insert(Prefix::new("2001:db8::55".parse().unwrap(), length).unwrap(), u32::from(length));
+        }
+        assert_eq!(find(&six, "2001:db8::55"), Some(128));
+        assert_eq!(find(&six, "2001:db8::54"), Some(127));
+        assert_eq!(find(&six, "8000::"), Some(0));
+    }
+
+    #[test]
+    fn refused_values_lead_to_shorter_prefixes() {
+        let mut fib = Fib::default();
+        for (text, value) in [("0.0.0.0/0", 0), ("198.18.0.0/15", 1), ("198.18.0.0/16", 2), ("198.18.5.0/24", 3)] {
+            fib.insert(prefix(text), value);
+        }
+        let address = aligned_address("198.18.5.9".parse().unwrap());
+        for most in (0..=3).rev() {
+            assert_eq!(fib.lookup(address, |value| (*value <= most).then_some(*value)), Some(most));
+        }
+        assert_eq!(fib.lookup(address, |_| None::<u32>), None);
+    }
+
+    #[test]
+    fn a_copy_does_not_see_later_changes() {
+        let mut fib = Fib::default();
+        fib.insert(prefix("198.51.100.0/24"), 1);
+        let before = fib.clone();
+        fib.insert(prefix("198.51.100.128/25"), 2);
+        assert_eq!(fib.remove(prefix("198.51.100.0/24")), Some(1));
+        assert_eq!(fib.remove(prefix("198.51.100.0/24")), None);
+        assert_eq!((before.len(), fib.len()), (1, 1));
+        assert_eq!(find(&before, "198.51.100.200"), Some(1));
+        assert_eq!(find(&fib, "198.51.100.200"), Some(2));
+        assert_eq!(find(&fib, "198.51.100.1"), None);
+        fib.remove(prefix("198.51.100.128/25"));
+        assert!(fib.is_empty() && fib.root.is_empty());
+    }
+}

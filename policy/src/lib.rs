@@ -1,0 +1,22 @@
+//! The kernel's policy routing as a pure function: packet marks, `ip rule`, route tables, next hops.
+//!
+//! No I/O, no threads, no clock, no unsafe. [`config::Config`] says what the operator wrote, [`compile`](compile::compile) turns it
+//! into an immutable [`Policy`], and [`Policy::decide`] answers one packet's [`Query`] with the [`Egress`] or with the [`Stop`]
+//! that ended it. [`reference`] answers the same question slowly and literally: it is the oracle of the tests and the voice of
+//! `shunt explain`.
+#![forbid(unsafe_code)]
+
+mod classify;
+pub mod compile;
+pub mod config;
+pub mod fib;
+pub mod names;
+pub mod outcome;
+pub mod query;
+pub mod reference;
+mod rules;
+
+pub use compile::{Policy, compile};
+pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
+pub use outcome::{DropReason, Egress, PassReason, PuntReason, Stop};
+pub use query::{Query, Transport};

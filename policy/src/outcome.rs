@@ -1,0 +1,162 @@
+//! How a packet's way ends. Each variant is, under one word, the counter, the metric and what `explain` prints.
+
+use std::fmt;
+
+use crate::names::{Ifindex, Mac, Mark, PortId};
+
+/// Permission to send: which port, between which Ethernet addresses. Only this crate can make one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Egress {
+    pub(crate) port: PortId,
+    pub(crate) oif: Ifindex,
+    pub(crate) source: Mac,
+    pub(crate) destination: Mac,
+    pub(crate) mark: Mark,
+}
+
+impl Egress {
+    pub fn port(&self) -> PortId {
+        self.port
+    }
+
+    pub fn oif(&self) -> Ifindex {
+        self.oif
+    }
+
+    /// The egress interface's own address.
+    pub fn source(&self) -> Mac {
+        self.source
+    }
+
+    /// The next hop's address.
+    pub fn destination(&self) -> Mac {
+        self.destination
+    }
+
+    /// The mark after PREROUTING.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+}
+
+/// Why a packet does not go onward by our hands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stop {
+    /// The kernel would drop it without a word, and so do we.
+    Drop(DropReason),
+    /// It goes to the kernel exactly as it came.
+    Punt(PuntReason),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Drop(reason) => write!(f, "drop: {}", reason.word()),
+            Stop::Punt(reason) => write!(f, "punt: {}", reason.word()),
+        }
+    }
+}
+
+/// Declares one enum of reasons with its words and meanings, so that no variant can lack either.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal, $meaning:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name { $(#[doc = $meaning] $variant,)* }
+
+        impl $name {
+            /// In the order of their indices.
+            pub const ALL: [$name; [$($name::$variant),*].len()] = [$($name::$variant),*];
+
+            /// Place in a table of counters.
+            pub fn index(self) -> usize {
+                self as usize
+            }
+
+            /// Name of the counter, the metric label and the word in `explain`.
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+
+            /// One line for the operator.
+            pub fn meaning(self) -> &'static str {
+                match self { $($name::$variant => $meaning,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The packet ends here.
+    DropReason {
+        Truncated = "truncated", "the frame is shorter than its own headers say";
+        BadHeader = "bad_header", "IP version, header length or header checksum is wrong";
+        MangleDrop = "mangle_drop", "a PREROUTING rule or chain policy says DROP";
+        BlackholeRule = "blackhole_rule", "an ip rule says blackhole";
+        BlackholeRoute = "blackhole_route", "the route is a blackhole";
+        TransmitFull = "transmit_full", "the egress queue is full";
+        PuntFull = "punt_full", "the kernel took no more punted frames";
+    }
+}
+
+reasons! {
+    /// A worker hands the packet to the kernel, which decides by the same rules.
+    PuntReason {
+        NotIp = "not_ip", "neither IPv4 nor IPv6";
+        NotUnicast = "not_unicast", "a multicast, broadcast or reserved address";
+        LinkLocal = "link_local", "an IPv6 link-local source or destination";
+        Fragment = "fragment", "a fragment: the kernel reassembles where it must";
+        Options = "options", "IPv4 options or IPv6 extension headers";
+        TtlExpired = "ttl_expired", "TTL or hop limit is used up: the kernel answers";
+        Oversize = "oversize", "larger than the egress allows: the kernel fragments or answers";
+        Local = "local", "addressed to this machine";
+        SourceLocal = "source_local", "the source is an address of this machine";
+        ReversePath = "reverse_path", "rp_filter has an objection";
+        ForwardingOff = "forwarding_off", "the sysctl forwarding is off on the ingress";
+        UnknownIngress = "unknown_ingress", "the interface is not in the mirror yet";
+        Redirect = "redirect", "it would leave by the interface it came in: the kernel may send a redirect";
+        NoRoute = "no_route", "no rule and table has a route: the kernel answers";
+        UnreachableRule = "unreachable_rule", "an ip rule says unreachable: the kernel answers";
+        ProhibitRule = "prohibit_rule", "an ip rule says prohibit: the kernel answers";
+        UnreachableRoute = "unreachable_route", "the route is unreachable: the kernel answers";
+        ProhibitRoute = "prohibit_route", "the route is prohibited: the kernel answers";
+        Neighbour = "neighbour", "the next hop's MAC is not known: the kernel resolves it";
+        EgressDown = "egress_down", "the egress interface is down";
+        EgressNotTaken = "egress_not_taken", "the egress is not one of our ports";
+        EgressQdisc = "egress_qdisc", "the egress has a qdisc or filter of the operator's";
+        OpaqueRule = "opaque_rule", "an ip rule that we do not mirror could match";
+        OpaqueRoute = "opaque_route", "the route is of a kind that we do not mirror";
+        OpaqueMangle = "opaque_mangle", "a PREROUTING rule that we do not mirror could match";
+        Raw = "raw", "a raw table rule could match";
+        ForwardFilter = "forward_filter", "a FORWARD rule or chain policy could match";
+        Postrouting = "postrouting", "a mangle POSTROUTING rule could match";
+        Nat = "nat", "a nat rule could match or has matched the connection";
+        Nftables = "nftables", "a chain of a native nftables table could match";
+        Xfrm = "xfrm", "an IPsec policy could match";
+        Stale = "stale", "the mirror of the kernel's rules is older than its bound";
+    }
+}
+
+reasons! {
+    /// The XDP program leaves the frame to the kernel before a worker sees it.
+    PassReason {
+        NotIp = "not_ip", "neither IPv4 nor IPv6: ARP, LLDP and the like";
+        ForeignMac = "foreign_mac", "the frame is not addressed to the port's own MAC";
+        Vlan = "vlan", "a VLAN tag";
+        Malformed = "malformed", "too short or not what its EtherType says";
+        Fragment = "fragment", "a fragment";
+        Options = "options", "IPv4 options or IPv6 extension headers";
+        TtlExpired = "ttl_expired", "TTL or hop limit is 1 or 0";
+        Oversize = "oversize", "longer than the port's MTU: offloaded segments";
+        NotUnicast = "not_unicast", "a multicast, broadcast or link-local address";
+        Local = "local", "addressed to this machine";
+        Standby = "standby", "the port is not served at the moment";
+    }
+}

@@ -1,0 +1,354 @@
+//! The slow, literal interpreter of [`Config`]: walks the lists as the operator wrote them and says what it sees.
+//!
+//! It shares no code with [`compile`](crate::compile) beyond the small vocabulary of [`config`](crate::config): the property tests
+//! hold the two against each other, and `shunt explain` prints its [`Trace`].
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::classify::DEEPEST_JUMP;
+use crate::compile::LOOPBACK;
+use crate::config::{
+    BaseChain, ChainPolicy, ChainRule, Config, Guard, Hook, Link, Match, Nexthop, Origin, PortRange, Route, RouteKind,
+    RpFilter, Rule, RuleAction, Target, Test, Transmit,
+};
+use crate::names::{Dscp, Family, Ifindex, Mac, Mark, TableId};
+use crate::outcome::{DropReason, Egress, PuntReason, Stop};
+use crate::query::{Query, Transport};
+
+/// What was asked on the way, and how it ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trace {
+    pub steps: Vec<Step>,
+    /// The mark behind PREROUTING; as it arrived if the packet did not get there.
+    pub mark: Mark,
+    pub end: Result<Egress, Stop>,
+}
+
+/// One thing that had a say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A netfilter rule matched and left this mark.
+    Matched { rule: Origin, before: Mark, after: Mark },
+    /// A netfilter rule that we do not evaluate might match.
+    MightMatch { rule: Origin },
+    /// The end of a chain decided.
+    ChainPolicy { chain: String, policy: ChainPolicy },
+    /// An `ip rule` matched.
+    Rule { rule: Origin, action: RuleAction },
+    /// The asked table has no route that suits.
+    Miss { table: TableId },
+    /// The asked table's route.
+    Route { table: TableId, route: Origin },
+    /// The way back to the source, asked by rp_filter, leaves by this interface (or there is none).
+    WayBack { oif: Option<String> },
+    /// The next hop on its link, and its MAC if the kernel knows it.
+    NextHop { oif: String, address: IpAddr, mac: Option<Mac> },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Matched { rule, before, after } if before == after => write!(f, "{rule} (mark stays {after})"),
+            Step::Matched { rule, before, after } => write!(f, "{rule} (mark {before} -> {after})"),
+            Step::MightMatch { rule } => write!(f, "{rule} (not mirrored: could match)"),
+            Step::ChainPolicy { chain, policy } => write!(f, "{chain}: chain policy {policy:?}"),
+            Step::Rule { rule, .. } => write!(f, "{rule}"),
+            Step::Miss { table } => write!(f, "table {table}: no route"),
+            Step::Route { table, route } => write!(f, "table {table}: {route}"),
+            Step::WayBack { oif: Some(oif) } => write!(f, "rp_filter: the way back leaves by {oif}"),
+            Step::WayBack { oif: None } => write!(f, "rp_filter: there is no way back"),
+            Step::NextHop { oif, address, mac: Some(mac) } => write!(f, "next hop {address} dev {oif} lladdr {mac}"),
+            Step::NextHop { oif, address, mac: None } => write!(f, "next hop {address} dev {oif} is not resolved"),
+        }
+    }
+}
+
+/// Follows one packet through a configuration.
+pub fn trace(config: &Config, query: &Query) -> Trace {
+    let mut walk = Walk { config, family: query.family(), steps: Vec::new(), mark: query.mark };
+    let end = walk.follow(query);
+    Trace { steps: walk.steps, mark: walk.mark, end }
+}
+
+struct Walk<'a> {
+    config: &'a Config,
+    family: Family,
+    steps: Vec<Step>,
+    mark: Mark,
+}
+
+/// How a chain ended.
+enum Verdict {
+    Accept,
+    Return,
+}
+
+impl<'a> Walk<'a> {
+    fn follow(&mut self, query: &Query) -> Result<Egress, Stop> {
+        let ingress = self.link(query.iif).ok_or(Stop::Punt(PuntReason::UnknownIngress))?;
+        self.guards(Hook::Prerouting, query, None)?;
+        let (config, family) = (self.config, self.family);
+        for chain in config.mangle.iter().filter(|chain| chain.family == family) {
+            self.base_chain(chain, query)?;
+        }
+        let query = &Query { mark: self.mark, ..*query };
+        let forwarding = match self.family {
+            Family::V4 => ingress.forwarding4,
+            Family::V6 => ingress.forwarding6,
+        };
+        if !forwarding {
+            return Err(Stop::Punt(PuntReason::ForwardingOff));
+        }
+
+        let nexthop = self.route(query, true)?;
+        self.source(query, ingress)?;
+        if nexthop.oif == query.iif {
+            return Err(Stop::Punt(PuntReason::Redirect));
+        }
+        let egress = self.link(nexthop.oif).ok_or(Stop::Punt(PuntReason::EgressDown))?;
+        let mtu = match self.family {
+            Family::V4 => egress.mtu,
+            Family::V6 => egress.mtu6,
+        };
+        if query.length > mtu || nexthop.mtu.is_some_and(|mtu| query.length > mtu) {
+            return Err(Stop::Punt(PuntReason::Oversize));
+        }
+        self.guards(Hook::Forward, query, Some(nexthop.oif))?;
+        self.send(query, nexthop, egress)
+    }
+
+    fn link(&self, ifindex: Ifindex) -> Option<&'a Link> {
+        self.config.links.iter().find(|link| link.ifindex == ifindex)
+    }
+
+    fn link_name(&self, ifindex: Ifindex) -> String {
+        self.link(ifindex).map_or_else(|| format!("if{}", ifindex.0), |link| link.name.clone())
+    }
+
+    fn guards(&mut self, hook: Hook, query: &Query, oif: Option<Ifindex>) -> Result<(), Stop> {
+        let (config, family) = (self.config, self.family);
+        for guard in config.guards.iter().filter(|guard| guard.family == family && guard.hook == hook) {
+            let Guard { matches, reason, origin, .. } = guard;
+            let excluded = matches.iter().any(|one| self.holds(one, query, oif) == Some(false));
+            if !excluded {
+                self.steps.push(Step::MightMatch { rule: origin.clone() });
+                return Err(Stop::Punt(*reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn base_chain(&mut self, chain: &'a BaseChain, query: &Query) -> Result<(), Stop> {
+        match self.chain(chain, &chain.rules, query, 0)? {
+            Verdict::Accept => Ok(()),
+            Verdict::Return if chain.policy == ChainPolicy::Accept => Ok(()),
+            Verdict::Return => {
+                self.steps.push(Step::ChainPolicy { chain: chain.name.clone(), policy: chain.policy });
+                Err(Stop::Drop(DropReason::MangleDrop))
+            }
+        }
+    }
+
+    fn chain(
+        &mut self,
+        base: &'a BaseChain,
+        rules: &'a [ChainRule],
+        query: &Query,
+        depth: usize,
+    ) -> Result<Verdict, Stop> {
+        for rule in rules {
+            let answers: Vec<_> = rule.matches.iter().map(|one| self.holds(one, query, None)).collect();
+            if answers.contains(&Some(false)) {
+                continue;
+            }
+            if answers.contains(&None) {
+                self.steps.push(Step::MightMatch { rule: rule.origin.clone() });
+                return Err(Stop::Punt(PuntReason::OpaqueMangle));
+            }
+            let before = self.mark;
+            if let Target::Mark { clear, flip } = rule.target {
+                self.mark = Mark((before.0 & !clear) ^ flip);
+            }
+            self.steps.push(Step::Matched { rule: rule.origin.clone(), before, after: self.mark });
+            match &rule.target {
+                Target::Mark { .. } | Target::Continue => {}
+                Target::Accept => return Ok(Verdict::Accept),
+                Target::Drop => return Err(Stop::Drop(DropReason::MangleDrop)),
+                Target::Return => return Ok(Verdict::Return),
+                Target::Opaque(_) => return Err(Stop::Punt(PuntReason::OpaqueMangle)),
+                Target::Jump(name) | Target::Goto(name) => {
+                    let user = base.user.iter().rfind(|user| user.name == *name);
+                    let user = user.filter(|_| depth < DEEPEST_JUMP).ok_or(Stop::Punt(PuntReason::OpaqueMangle))?;
+                    let verdict = self.chain(base, &user.rules, query, depth + 1)?;
+                    if matches!(verdict, Verdict::Accept) || matches!(rule.target, Target::Goto(_)) {
+                        return Ok(verdict);
+                    }
+                }
+            }
+        }
+        Ok(Verdict::Return)
+    }
+
+    /// Whether one match holds; `None` if we cannot know.
+    fn holds(&self, one: &Match, query: &Query, oif: Option<Ifindex>) -> Option<bool> {
+        let named = |ifindex: Option<Ifindex>, pattern: &crate::config::InterfacePattern| {
+            ifindex.and_then(|ifindex| self.link(ifindex)).is_some_and(|link| pattern.matches(&link.name))
+        };
+        let ports = match query.transport {
+            Transport::Ports { source, destination } => Some((source, destination)),
+            _ => None,
+        };
+        let any = |ranges: &[PortRange], port: Option<u16>| {
+            port.is_some_and(|port| ranges.iter().any(|range| range.contains(port)))
+        };
+        let answer = match &one.test {
+            Test::In(pattern) => named(Some(query.iif), pattern),
+            Test::Out(pattern) => named(oif, pattern),
+            Test::Source(prefix) => prefix.contains(query.source),
+            Test::Destination(prefix) => prefix.contains(query.destination),
+            Test::Protocol(protocol) => query.protocol == *protocol,
+            Test::SourcePort(ranges) => any(ranges, ports.map(|ports| ports.0)),
+            Test::DestinationPort(ranges) => any(ranges, ports.map(|ports| ports.1)),
+            Test::EitherPort(ranges) => {
+                any(ranges, ports.map(|ports| ports.0)) || any(ranges, ports.map(|ports| ports.1))
+            }
+            Test::Tos { value, mask } => query.tos & mask == *value,
+            Test::CodePoint(point) => query.tos >> 2 == *point,
+            // Not MarkMatch::matches: xt_mark compares the whole value, so bits outside the mask never match.
+            Test::Mark(wanted) => self.mark.0 & wanted.mask == wanted.value,
+            Test::Icmp { kind, codes } => match query.transport {
+                Transport::Icmp { kind: seen, code } => seen == *kind && (codes.0..=codes.1).contains(&code),
+                _ => false,
+            },
+            Test::Opaque(_) => return None,
+        };
+        Some(answer != one.not)
+    }
+
+    /// The rules in order, each one's table, the longest prefix that suits. `told` is whether the steps are of interest.
+    fn route(&mut self, query: &Query, told: bool) -> Result<Nexthop, Stop> {
+        let (config, family) = (self.config, self.family);
+        for rule in config.rules.iter().filter(|rule| rule.family == family) {
+            match self.rule_matches(rule, query) {
+                Some(false) => continue,
+                None => {
+                    self.tell(told, Step::MightMatch { rule: rule.origin.clone() });
+                    return Err(Stop::Punt(PuntReason::OpaqueRule));
+                }
+                Some(true) => {
+                    self.tell(told, Step::Rule { rule: rule.origin.clone(), action: rule.action.clone() });
+                }
+            }
+            let table = match rule.action {
+                RuleAction::Lookup(table) => table,
+                RuleAction::Blackhole => return Err(Stop::Drop(DropReason::BlackholeRule)),
+                RuleAction::Unreachable => return Err(Stop::Punt(PuntReason::UnreachableRule)),
+                RuleAction::Prohibit => return Err(Stop::Punt(PuntReason::ProhibitRule)),
+                RuleAction::Opaque(_) => return Err(Stop::Punt(PuntReason::OpaqueRule)),
+            };
+            let Some(route) = self.longest_match(table, query) else {
+                self.tell(told, Step::Miss { table });
+                continue;
+            };
+            self.tell(told, Step::Route { table, route: route.origin.clone() });
+            return match &route.kind {
+                RouteKind::Unicast(nexthop) => Ok(*nexthop),
+                RouteKind::Throw => continue,
+                RouteKind::Local | RouteKind::Anycast => Err(Stop::Punt(PuntReason::Local)),
+                RouteKind::Broadcast | RouteKind::Multicast => Err(Stop::Punt(PuntReason::NotUnicast)),
+                RouteKind::Blackhole => Err(Stop::Drop(DropReason::BlackholeRoute)),
+                RouteKind::Unreachable => Err(Stop::Punt(PuntReason::UnreachableRoute)),
+                RouteKind::Prohibit => Err(Stop::Punt(PuntReason::ProhibitRoute)),
+                RouteKind::Opaque(_) => Err(Stop::Punt(PuntReason::OpaqueRoute)),
+            };
+        }
+        Err(Stop::Punt(PuntReason::NoRoute))
+    }
+
+    fn tell(&mut self, told: bool, step: Step) {
+        if told {
+            self.steps.push(step);
+        }
+    }
+
+    /// Whether a rule matches; `None` if only an opaque selector could say.
+    fn rule_matches(&self, rule: &Rule, query: &Query) -> Option<bool> {
+        let selector = &rule.selector;
+        let iif = selector.iif.as_ref().is_none_or(|name| {
+            self.config.links.iter().find(|link| link.name == *name).is_some_and(|link| link.ifindex == query.iif)
+        });
+        let from = selector.from.is_none_or(|from| from.contains(query.source));
+        let to = selector.to.is_none_or(|to| to.contains(query.destination));
+        let fwmark = selector.fwmark.is_none_or(|fwmark| fwmark.matches(query.mark));
+        let tos = selector.tos.is_none_or(|tos| tos == self.comparable_tos(query.tos));
+        match (iif && from && to && fwmark && tos, &selector.opaque) {
+            (true, Some(_)) => None,
+            (known, _) => Some(known != selector.not),
+        }
+    }
+
+    fn comparable_tos(&self, tos: u8) -> Dscp {
+        Dscp::of_tos(match self.family {
+            Family::V4 => tos & 0b0001_1100,
+            Family::V6 => tos,
+        })
+    }
+
+    fn longest_match(&self, table: TableId, query: &Query) -> Option<&'a Route> {
+        let tos = self.comparable_tos(query.tos);
+        self.config
+            .routes
+            .iter()
+            .filter(|route| route.table == table && route.destination.contains(query.destination))
+            .filter(|route| route.tos == Dscp::default() || route.tos == tos)
+            .min_by_key(|route| (Reverse(route.destination.length()), Reverse(route.tos), route.metric))
+    }
+
+    fn source(&mut self, query: &Query, ingress: &Link) -> Result<(), Stop> {
+        let own = |route: &&Route| {
+            matches!(route.kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast)
+                && route.destination.contains(query.source)
+        };
+        if let Some(route) = self.config.routes.iter().find(own) {
+            self.steps.push(Step::Route { table: route.table, route: route.origin.clone() });
+            return Err(Stop::Punt(PuntReason::SourceLocal));
+        }
+        if self.family == Family::V6 || ingress.rp_filter == RpFilter::Off {
+            return Ok(());
+        }
+        let mut rules = self.config.rules.iter().filter(|rule| rule.family == self.family);
+        if rules.any(|rule| rule.selector.iif.is_some()) {
+            return Err(Stop::Punt(PuntReason::ReversePath));
+        }
+        let back = Query {
+            iif: LOOPBACK,
+            source: query.destination,
+            destination: query.source,
+            mark: if ingress.src_valid_mark { query.mark } else { Mark(0) },
+            ..*query
+        };
+        let way_back = self.route(&back, false);
+        let oif = way_back.ok().map(|nexthop| nexthop.oif);
+        self.steps.push(Step::WayBack { oif: oif.map(|oif| self.link_name(oif)) });
+        if oif == Some(query.iif) { Ok(()) } else { Err(Stop::Punt(PuntReason::ReversePath)) }
+    }
+
+    fn send(&mut self, query: &Query, nexthop: Nexthop, egress: &Link) -> Result<Egress, Stop> {
+        if !egress.up {
+            return Err(Stop::Punt(PuntReason::EgressDown));
+        }
+        let port = match egress.transmit {
+            Transmit::Port(port) => port,
+            Transmit::Kernel(reason) => return Err(Stop::Punt(reason)),
+        };
+        let source = egress.mac.ok_or(Stop::Punt(PuntReason::EgressNotTaken))?;
+        let address = nexthop.via.unwrap_or(query.destination);
+        let known = |n: &&crate::config::Neighbour| n.ifindex == nexthop.oif && n.address == address && n.mac.is_some();
+        let mac = self.config.neighbours.iter().rfind(known).and_then(|neighbour| neighbour.mac);
+        self.steps.push(Step::NextHop { oif: egress.name.clone(), address, mac });
+        let destination = mac.ok_or(Stop::Punt(PuntReason::Neighbour))?;
+        Ok(Egress { port, oif: nexthop.oif, source, destination, mark: self.mark })
+    }
+}
