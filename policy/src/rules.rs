@@ -92,11 +92,11 @@ impl Routing {
     pub(crate) fn route(&self, query: &Query, destination: u128) -> Result<u32, Stop> {
         let tos = matching_tos(self.family, query.tos);
         for rule in &self.rules {
-            if !rule.matches(query, tos) {
-                continue;
-            }
-            if rule.opaque {
-                return Err(Stop::Punt(PuntReason::OpaqueRule));
+            match (rule.known_selectors_match(query, tos), rule.opaque) {
+                (true, true) => return Err(Stop::Punt(PuntReason::OpaqueRule)),
+                // `not` inverts the whole (`fib_rule_match`).
+                (known, _) if known == rule.not => continue,
+                _ => {}
             }
             let table = match rule.action {
                 Action::Stop(stop) => return Err(stop),
@@ -165,17 +165,16 @@ impl CompiledRule {
         }
     }
 
-    /// Whether the rule matches, or with an opaque selector might (`fib_rule_match`: `not` inverts the whole).
-    fn matches(&self, query: &Query, tos: Dscp) -> bool {
-        let known = match self.iif {
+    fn known_selectors_match(&self, query: &Query, tos: Dscp) -> bool {
+        let iif = match self.iif {
             IifSelector::Any => true,
             IifSelector::Is(iif) => iif == query.iif,
             IifSelector::Detached => false,
-        } && self.fwmark.is_none_or(|fwmark| fwmark.matches(query.mark))
+        };
+        iif && self.fwmark.is_none_or(|fwmark| fwmark.matches(query.mark))
             && self.tos.is_none_or(|wanted| wanted == tos)
             && self.from.is_none_or(|from| from.contains(query.source))
-            && self.to.is_none_or(|to| to.contains(query.destination));
-        if known && self.opaque { true } else { known != self.not }
+            && self.to.is_none_or(|to| to.contains(query.destination))
     }
 }
 

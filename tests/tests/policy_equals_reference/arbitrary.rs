@@ -1,0 +1,328 @@
+//! Random configurations and queries from small pools.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use shunt_policy::config::{
+    BaseChain, ChainPolicy, ChainRule, Config, Guard, Hook, InterfacePattern, Link, MarkMatch, Match, Neighbour,
+    Nexthop, Origin, PortRange, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Target, Test,
+    Transmit, UserChain,
+};
+use shunt_policy::{Dscp, Family, Ifindex, Mac, Mark, PortId, Prefix, Priority, PuntReason, Query, TableId, Transport};
+
+/// Last byte of the pool's addresses.
+const HOSTS: [u8; 8] = [0, 1, 2, 3, 64, 127, 128, 255];
+const NAMES: [&str; 5] = ["lo", "eth0", "eth1", "ppp0", "isdn0"];
+
+pub fn config() -> impl Strategy<Value = Config> {
+    let parts = (
+        links(),
+        prop_oneof![1 => vec(neighbour(), 0..12), 4 => Just(every_neighbour())],
+        vec(rule(), 0..6),
+        vec(route(), 0..24),
+        vec(base_chain(), 0..3),
+        prop_oneof![6 => Just(Vec::new()), 1 => vec(guard(), 1..3)],
+    );
+    parts.prop_map(|(links, neighbours, mut rules, mut routes, mangle, guards)| {
+        // Mostly what a router has: the rule for main and a default route.
+        for family in [Family::V4, Family::V6] {
+            let selector = RuleSelector::default();
+            let action = RuleAction::Lookup(TableId::MAIN);
+            rules.push(Rule { family, priority: Priority(32766), selector, action, origin: origin(Source::Rule) });
+            let kind = RouteKind::Unicast(Nexthop { oif: Ifindex(3), via: None, mtu: None });
+            let (table, destination) = (TableId::MAIN, Prefix::any(family));
+            let tos = Dscp::default();
+            routes.push(Route { table, destination, tos, metric: 900, kind, origin: origin(Source::Route) });
+        }
+        rules.sort_by_key(|rule| rule.priority);
+        Config { links, neighbours, rules, routes, mangle, guards }
+    })
+}
+
+pub fn query() -> impl Strategy<Value = Query> {
+    let transport = prop_oneof![
+        4 => (port(), port()).prop_map(|(source, destination)| Transport::Ports { source, destination }),
+        1 => (0..3u8, 0..3u8).prop_map(|(kind, code)| Transport::Icmp { kind, code }),
+        1 => Just(Transport::Other),
+    ];
+    (
+        family(),
+        select(vec![1u32, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6]),
+        protocol(),
+        transport,
+        tos(),
+        prop_oneof![3 => Just(0), 1 => mark_value()],
+        length(),
+    )
+        .prop_flat_map(|(family, iif, protocol, transport, tos, mark, length)| {
+            (address(family), address(family)).prop_map(move |(source, destination)| Query {
+                iif: Ifindex(iif),
+                source,
+                destination,
+                protocol,
+                transport,
+                tos,
+                mark: Mark(mark),
+                length,
+            })
+        })
+}
+
+/// Five links with numbers 1 to 5; 6 is never there.
+fn links() -> impl Strategy<Value = Vec<Link>> {
+    let transmit = |port| {
+        prop_oneof![
+            12 => Just(Transmit::Port(PortId(port))),
+            1 => Just(Transmit::Kernel(PuntReason::EgressNotTaken)),
+            1 => Just(Transmit::Kernel(PuntReason::EgressQdisc)),
+        ]
+    };
+    let usually = prop::bool::weighted(0.97);
+    let rp_filter = prop_oneof![
+        12 => Just(RpFilter::Off),
+        1 => Just(RpFilter::Strict),
+        1 => Just(RpFilter::Loose),
+    ];
+    let link = move |at: usize| {
+        let facts = (usually, usually, usually, usually, rp_filter.clone(), any::<bool>(), transmit(at as u16));
+        (facts, select(vec![1500u32, 1400, 1280])).prop_map(move |(facts, mtu)| {
+            let (up, has_mac, forwarding4, forwarding6, rp_filter, src_valid_mark, transmit) = facts;
+            Link {
+                ifindex: Ifindex(at as u32 + 1),
+                name: NAMES[at].to_owned(),
+                mac: has_mac.then_some(Mac([2, 0, 0, 0, 0, at as u8])),
+                up,
+                mtu,
+                mtu6: mtu.min(1400),
+                forwarding4,
+                forwarding6,
+                rp_filter,
+                src_valid_mark,
+                transmit,
+            }
+        })
+    };
+    (link(0), link(1), link(2), link(3), link(4)).prop_map(|(a, b, c, d, e)| vec![a, b, c, d, e])
+}
+
+fn neighbour() -> impl Strategy<Value = Neighbour> {
+    family().prop_flat_map(|family| {
+        (1..6u32, address(family), option::weighted(0.8, 1..250u8)).prop_map(|(ifindex, address, mac)| Neighbour {
+            ifindex: Ifindex(ifindex),
+            address,
+            mac: mac.map(|last| Mac([2, 1, 0, 0, 0, last])),
+        })
+    })
+}
+
+/// Every address of the pool, resolved on every link.
+fn every_neighbour() -> Vec<Neighbour> {
+    let mut all = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        for (network, host) in (0..2).flat_map(|network| HOSTS.map(|host| (network, host))) {
+            all.extend((1..6u8).map(|link| Neighbour {
+                ifindex: Ifindex(link.into()),
+                address: pool_address(family, network, host),
+                mac: Some(Mac([2, 2, link, 0, network, host])),
+            }));
+        }
+    }
+    all
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let action = prop_oneof![
+        24 => table().prop_map(RuleAction::Lookup),
+        1 => Just(RuleAction::Blackhole),
+        1 => Just(RuleAction::Unreachable),
+        1 => Just(RuleAction::Prohibit),
+        1 => Just(RuleAction::Opaque("goto 100".to_owned())),
+    ];
+    (family(), 0..40_000u32, action).prop_flat_map(|(family, priority, action)| {
+        let fwmark = (mark_value(), mask()).prop_map(|(value, mask)| MarkMatch { value, mask });
+        let tos = select(vec![0x04u8, 0x08, 0x10, 0x1c]).prop_map(Dscp::of_tos);
+        let selector = (
+            prop::bool::weighted(0.15),
+            option::weighted(0.3, prefix(family)),
+            option::weighted(0.3, prefix(family)),
+            option::weighted(0.2, name()),
+            option::weighted(0.4, fwmark),
+            option::weighted(0.2, tos),
+            option::weighted(0.05, Just("uidrange 0-0".to_owned())),
+        );
+        let action = action.clone();
+        selector.prop_map(move |(not, from, to, iif, fwmark, tos, opaque)| Rule {
+            family,
+            priority: Priority(priority),
+            selector: RuleSelector { not, from, to, iif, fwmark, tos, opaque },
+            action: action.clone(),
+            origin: origin(Source::Rule),
+        })
+    })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    family().prop_flat_map(|family| {
+        let unicast = (1..7u32, option::of(address(family)), option::weighted(0.1, Just(1300u32)))
+            .prop_map(|(oif, via, mtu)| RouteKind::Unicast(Nexthop { oif: Ifindex(oif), via, mtu }));
+        let kind = prop_oneof![
+            30 => unicast,
+            1 => Just(RouteKind::Local),
+            1 => Just(RouteKind::Broadcast),
+            1 => Just(RouteKind::Blackhole),
+            1 => Just(RouteKind::Unreachable),
+            1 => Just(RouteKind::Prohibit),
+            2 => Just(RouteKind::Throw),
+            1 => Just(RouteKind::Opaque("encap".to_owned())),
+        ];
+        // Only IPv4 has TOS routes.
+        let tos = match family {
+            Family::V4 => select(vec![0u8, 0, 0, 0x10, 0x08]).boxed(),
+            Family::V6 => Just(0).boxed(),
+        };
+        (table(), prefix(family), tos, select(vec![0u32, 20, 256, u32::MAX]), kind).prop_map(
+            |(table, destination, tos, metric, kind)| Route {
+                table,
+                destination,
+                tos: Dscp::of_tos(tos),
+                metric,
+                kind,
+                origin: origin(Source::Route),
+            },
+        )
+    })
+}
+
+fn base_chain() -> impl Strategy<Value = BaseChain> {
+    let policy = prop_oneof![9 => Just(ChainPolicy::Accept), 1 => Just(ChainPolicy::Drop)];
+    family().prop_flat_map(move |family| {
+        let rules = move |most| vec(chain_rule(family), 0..most);
+        (rules(5), rules(3), rules(3), policy.clone()).prop_map(move |(rules, first, second, policy)| BaseChain {
+            family,
+            name: "iptables-nft mangle PREROUTING".to_owned(),
+            rules,
+            policy,
+            user: vec![
+                UserChain { name: "first".to_owned(), rules: first },
+                UserChain { name: "second".to_owned(), rules: second },
+            ],
+        })
+    })
+}
+
+fn chain_rule(family: Family) -> impl Strategy<Value = ChainRule> {
+    let chain = || select(vec!["first", "second", "missing"]).prop_map(str::to_owned);
+    let target = prop_oneof![
+        8 => (mask(), mark_value()).prop_map(|(clear, flip)| Target::Mark { clear, flip }),
+        2 => Just(Target::Accept),
+        1 => Just(Target::Drop),
+        2 => Just(Target::Return),
+        3 => chain().prop_map(Target::Jump),
+        1 => chain().prop_map(Target::Goto),
+        1 => Just(Target::Continue),
+        1 => Just(Target::Opaque("CONNMARK --restore-mark".to_owned())),
+    ];
+    let origin = origin(Source::IptablesNft);
+    (matches(family), target).prop_map(move |(matches, target)| ChainRule { matches, target, origin: origin.clone() })
+}
+
+fn guard() -> impl Strategy<Value = Guard> {
+    let reason = select(vec![PuntReason::ForwardFilter, PuntReason::Nat, PuntReason::Raw]);
+    let hook = select(vec![Hook::Prerouting, Hook::Forward]);
+    (family(), hook, reason).prop_flat_map(|(family, hook, reason)| {
+        matches(family).prop_map(move |matches| Guard {
+            family,
+            hook,
+            matches,
+            reason,
+            origin: origin(Source::IptablesNft),
+        })
+    })
+}
+
+fn matches(family: Family) -> impl Strategy<Value = Vec<Match>> {
+    let pattern = || select(vec!["eth0", "eth+", "ppp0", "+", "gone"]).prop_map(|p| InterfacePattern(p.to_owned()));
+    let ranges = || {
+        vec((port(), 0..40u16).prop_map(|(first, more)| PortRange { first, last: first.saturating_add(more) }), 1..4)
+    };
+    let test = prop_oneof![
+        pattern().prop_map(Test::In),
+        pattern().prop_map(Test::Out),
+        prefix(family).prop_map(Test::Source),
+        prefix(family).prop_map(Test::Destination),
+        protocol().prop_map(Test::Protocol),
+        ranges().prop_map(Test::SourcePort),
+        ranges().prop_map(Test::DestinationPort),
+        ranges().prop_map(Test::EitherPort),
+        (tos(), select(vec![0x3fu8, 0xfc, 0xff, 0x1e])).prop_map(|(value, mask)| Test::Tos { value, mask }),
+        (0..64u8).prop_map(Test::CodePoint),
+        (mark_value(), mask()).prop_map(|(value, mask)| Test::Mark(MarkMatch { value, mask })),
+        (0..3u8, 0..3u8).prop_map(|(kind, last)| Test::Icmp { kind, codes: (0, last) }),
+        Just(Test::Opaque("-m time --timestart 08:00".to_owned())),
+    ];
+    vec((prop::bool::weighted(0.2), test).prop_map(|(not, test)| Match { not, test }), 0..3)
+}
+
+fn origin(source: Source) -> Origin {
+    Origin::new(source, "random")
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    select(vec![Family::V4, Family::V6])
+}
+
+/// 16 addresses of two neighbouring networks.
+fn address(family: Family) -> impl Strategy<Value = IpAddr> {
+    (0..2u8, select(HOSTS.to_vec())).prop_map(move |(network, host)| pool_address(family, network, host))
+}
+
+fn pool_address(family: Family, network: u8, host: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(198, 18 + network, 0, host).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, network.into(), 0, 0, 0, 0, host.into()).into(),
+    }
+}
+
+fn prefix(family: Family) -> impl Strategy<Value = Prefix> {
+    let lengths = match family {
+        Family::V4 => vec![0u8, 8, 15, 16, 24, 25, 26, 30, 31, 32],
+        Family::V6 => vec![0u8, 32, 47, 48, 64, 120, 121, 126, 127, 128],
+    };
+    (address(family), select(lengths))
+        .prop_map(|(address, length)| Prefix::new(address, length).expect("lengths fit the family"))
+}
+
+fn table() -> impl Strategy<Value = TableId> {
+    select(vec![TableId::MAIN, TableId::LOCAL, TableId(201), TableId(202), TableId(999)])
+}
+
+fn name() -> impl Strategy<Value = String> {
+    select(vec!["eth0", "eth1", "ppp0", "gone"]).prop_map(str::to_owned)
+}
+
+fn protocol() -> impl Strategy<Value = u8> {
+    select(vec![1u8, 6, 17, 47, 58])
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    select(vec![0u16, 22, 25, 80, 100, 40_000, u16::MAX])
+}
+
+fn tos() -> impl Strategy<Value = u8> {
+    select(vec![0u8, 0x10, 0x11, 0x08, 0x1c, 0xb0, 0x90, 0xff])
+}
+
+fn mark_value() -> impl Strategy<Value = u32> {
+    select(vec![0u32, 1, 2, 3, 0x100, 0x1ff, u32::MAX])
+}
+
+fn mask() -> impl Strategy<Value = u32> {
+    select(vec![u32::MAX, 0xff, 0xf00, 1, 0])
+}
+
+fn length() -> impl Strategy<Value = u32> {
+    select(vec![60u32, 60, 60, 60, 1280, 1300, 1301, 1400, 1500])
+}

@@ -1,0 +1,78 @@
+//! The compiled policy answers every query as the literal reference does: a million random (configuration, query) pairs.
+//!
+//! Addresses, ports, marks, names and tables come from small pools, so that rules meet packets, prefixes nest, and two items
+//! often speak of the same thing. A failure shrinks to a small configuration; proptest prints it and its seed.
+
+mod arbitrary;
+
+use std::collections::HashMap;
+
+use proptest::test_runner::{Config as Settings, TestRunner};
+use shunt_policy::{Generation, Stop, compile, reference};
+
+/// Configurations; each is asked [`QUERIES`] times.
+const CONFIGURATIONS: u32 = 20_000;
+const QUERIES: usize = 50;
+
+#[test]
+fn compiled_equals_reference_on_a_million_pairs() {
+    let settings = Settings { cases: CONFIGURATIONS, failure_persistence: None, ..Settings::default() };
+    let mut ends: HashMap<String, u32> = HashMap::new();
+    let seen = std::cell::RefCell::new(&mut ends);
+    let strategy = (arbitrary::config(), proptest::collection::vec(arbitrary::query(), QUERIES));
+    let result = TestRunner::new(settings).run(&strategy, |(config, queries)| {
+        let policy = compile(&config, Generation(1));
+        for query in &queries {
+            let trace = reference::trace(&config, query);
+            let answer = policy.decide(query);
+            proptest::prop_assert_eq!(answer, trace.end, "query {:?}\nsteps {:#?}", query, trace.steps);
+            let word = match answer {
+                Ok(_) => "forward".to_owned(),
+                Err(stop) => stop.to_string(),
+            };
+            *seen.borrow_mut().entry(word).or_default() += 1;
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+
+    // The generator is worth nothing if the interesting ends are never reached.
+    println!("{} pairs: {ends:#?}", ends.values().sum::<u32>());
+    assert_eq!(ends.values().sum::<u32>() as usize, CONFIGURATIONS as usize * QUERIES);
+    for reason in policy_reasons() {
+        assert!(ends.get(&reason).copied().unwrap_or(0) > 100, "the generator hardly reaches {reason:?}");
+    }
+    assert!(ends["forward"] > 50_000, "the generator hardly forwards");
+}
+
+/// The ends that the policy can decide; the others belong to the frame parser, the ports and the mirror.
+fn policy_reasons() -> Vec<String> {
+    use shunt_policy::{DropReason as D, PuntReason as P};
+    let drops = [D::MangleDrop, D::BlackholeRule, D::BlackholeRoute].map(Stop::Drop);
+    let punts = [
+        P::NotUnicast,
+        P::Oversize,
+        P::Local,
+        P::SourceLocal,
+        P::ReversePath,
+        P::ForwardingOff,
+        P::UnknownIngress,
+        P::Redirect,
+        P::NoRoute,
+        P::UnreachableRule,
+        P::ProhibitRule,
+        P::UnreachableRoute,
+        P::ProhibitRoute,
+        P::Neighbour,
+        P::EgressDown,
+        P::EgressNotTaken,
+        P::EgressQdisc,
+        P::OpaqueRule,
+        P::OpaqueRoute,
+        P::OpaqueMangle,
+        P::ForwardFilter,
+        P::Nat,
+    ]
+    .map(Stop::Punt);
+    drops.iter().chain(&punts).map(Stop::to_string).collect()
+}
