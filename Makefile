@@ -1,0 +1,42 @@
+# Everything a fresh Debian 12 with git and cargo needs is installed by the targets that need it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BUILD_PACKAGES := clang m4 libelf-dev zlib1g-dev make pkg-config gcc libc6-dev linux-libc-dev
+RUN_PACKAGES   := iproute2 iptables nftables ipset
+TEST_PACKAGES  := iputils-ping iperf3 curl ethtool tcpdump netcat-openbsd procps util-linux libcap2-bin
+
+.PHONY: help packages build release demo test fmt lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+packages: ## install the missing Debian packages
+	@./.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
+
+build: packages ## build everything, with debug assertions
+	cargo build --workspace --all-targets --locked
+
+release: packages ## build the shunt binary for use: target/release/shunt
+	cargo build --release --locked -p shunt-control
+
+demo: packages ## the "marking packets" chapter, live, in network namespaces (as root)
+	cargo build --locked -p shunt-control -p shunt-tests --bins
+	@./.ci/as-root target/debug/demo
+
+test: packages ## rustfmt, clippy, all tests; those in network namespaces need root
+	@./.ci/test
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: packages ## rustfmt and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: packages ## micro-benchmarks of the packet path on the in-memory port
+	cargo bench --locked -p shunt-benches
+
+clean: ## remove what was built
+	cargo clean
