@@ -1,0 +1,117 @@
+//! What can be said on the command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/shunt.sock";
+
+/// Userspace router for Linux: mirrors the kernel's marks, rules and tables, and forwards the packets itself.
+#[derive(Parser, Debug)]
+#[command(name = "shunt", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Take interfaces and forward until SIGTERM or SIGINT
+    Run(RunArgs),
+    /// What the running daemon does: ports, workers, policy, counters
+    Status(AskArgs),
+    /// What of the kernel's configuration is mirrored exactly, what is punted, what is not supported
+    Check(AskArgs),
+    /// Follow one packet through the rules
+    Explain(ExplainArgs),
+}
+
+#[derive(Args, Debug, Default)]
+pub struct RunArgs {
+    /// Interface to take; repeatable [default: every Ethernet interface that is up]
+    #[arg(long, value_name = "IF")]
+    pub dev: Vec<String>,
+    /// Worker threads, each on a core of its own [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// auto, native or generic [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub xdp_mode: Option<String>,
+    /// auto, require or off [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub zero_copy: Option<String>,
+    /// Control socket [default: /run/shunt.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with the same keys; the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct AskArgs {
+    /// Machine-readable output
+    #[arg(long)]
+    pub json: bool,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Interface by which the packet arrives
+    #[arg(long, value_name = "IF")]
+    pub iif: String,
+    /// Source address
+    #[arg(long, value_name = "A")]
+    pub src: IpAddr,
+    /// Destination address
+    #[arg(long, value_name = "B")]
+    pub dst: IpAddr,
+    /// tcp, udp, icmp, icmpv6, or a number
+    #[arg(long, value_name = "P", value_parser = protocol)]
+    pub proto: u8,
+    /// Source port
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub sport: u16,
+    /// Destination port
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub dport: u16,
+    /// TOS or traffic class byte, decimal or 0x..
+    #[arg(long, value_name = "X", default_value = "0", value_parser = byte)]
+    pub tos: u8,
+    /// Mark with which the packet arrives, decimal or 0x..
+    #[arg(long, value_name = "M", default_value = "0", value_parser = number)]
+    pub mark: u32,
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    Ok(match text {
+        "icmp" => 1,
+        "tcp" => 6,
+        "udp" => 17,
+        "gre" => 47,
+        "esp" => 50,
+        "icmpv6" | "ipv6-icmp" => 58,
+        "sctp" => 132,
+        "udplite" => 136,
+        _ => text.parse().map_err(|_| "expected tcp, udp, icmp, icmpv6, gre, esp, sctp, udplite or a number".to_owned())?,
+    })
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "expected a number of 32 bits, decimal or 0x..".to_owned())
+}
+
+fn byte(text: &str) -> Result<u8, String> {
+    number(text)?.try_into().map_err(|_| "expected a number from 0 to 255 (0xff)".to_owned())
+}

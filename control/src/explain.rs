@@ -1,0 +1,136 @@
+//! `shunt explain`: the way of one packet, told by the literal reference and checked against the compiled policy.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shunt_policy::config::Config;
+use shunt_policy::reference::{self, Step};
+use shunt_policy::{Family, Mark, Policy, Query, Transport};
+
+use crate::cli::ExplainArgs;
+use crate::mirror::TableNames;
+
+/// The packet of which the operator asks.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Packet {
+    pub iif: String,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub proto: u8,
+    pub sport: u16,
+    pub dport: u16,
+    pub tos: u8,
+    pub mark: u32,
+}
+
+impl From<&ExplainArgs> for Packet {
+    fn from(args: &ExplainArgs) -> Self {
+        let ExplainArgs { iif, src, dst, proto, sport, dport, tos, mark, ask: _ } = args;
+        Packet {
+            iif: iif.clone(),
+            src: *src,
+            dst: *dst,
+            proto: *proto,
+            sport: *sport,
+            dport: *dport,
+            tos: *tos,
+            mark: *mark,
+        }
+    }
+}
+
+impl Packet {
+    /// A short packet of this kind. Errors are for the operator.
+    fn query(&self, config: &Config) -> Result<Query, String> {
+        let Some(link) = config.links.iter().find(|link| link.name == self.iif) else {
+            let names: Vec<_> = config.links.iter().map(|link| link.name.as_str()).collect();
+            return Err(format!("--iif {}: no such interface; there are: {}", self.iif, names.join(", ")));
+        };
+        if Family::of(self.src) != Family::of(self.dst) {
+            return Err(format!("--src {} and --dst {} are of two address families", self.src, self.dst));
+        }
+        let transport = match self.proto {
+            // TCP, UDP, DCCP, SCTP, UDP-Lite
+            6 | 17 | 33 | 132 | 136 => Transport::Ports { source: self.sport, destination: self.dport },
+            // Echo request.
+            1 => Transport::Icmp { kind: 8, code: 0 },
+            58 => Transport::Icmp { kind: 128, code: 0 },
+            _ => Transport::Other,
+        };
+        Ok(Query {
+            iif: link.ifindex,
+            source: self.src,
+            destination: self.dst,
+            protocol: self.proto,
+            transport,
+            tos: self.tos,
+            mark: Mark(self.mark),
+            length: 84,
+        })
+    }
+}
+
+/// The answer as JSON: `steps`, `mark_in`, `mark_out`, `end`, `oif`, `agreed`.
+pub fn explain(packet: &Packet, config: &Config, policy: &Policy, names: &TableNames) -> Result<Value, String> {
+    let query = packet.query(config)?;
+    let trace = reference::trace(config, &query);
+    let compiled = policy.decide(&query);
+    let oif = trace.end.ok().and_then(|egress| config.links.iter().find(|link| link.ifindex == egress.oif()));
+    let (end, meaning) = match trace.end {
+        Ok(_) => ("forward".to_owned(), String::new()),
+        Err(stop) => (stop.to_string(), meaning(stop).to_owned()),
+    };
+    Ok(json!({
+        "steps": trace.steps.iter().map(|step| said(step, names)).collect::<Vec<_>>(),
+        "mark_in": packet.mark,
+        "mark_out": trace.mark.0,
+        "end": end,
+        "meaning": meaning,
+        "oif": oif.map(|link| link.name.as_str()),
+        // The workers use the compiled form; were it ever to differ, the operator must not be told otherwise.
+        "agreed": compiled == trace.end,
+        "generation": policy.generation().0,
+    }))
+}
+
+fn meaning(stop: shunt_policy::Stop) -> &'static str {
+    match stop {
+        shunt_policy::Stop::Drop(reason) => reason.meaning(),
+        shunt_policy::Stop::Punt(reason) => reason.meaning(),
+    }
+}
+
+/// A step with the table's name as the operator knows it.
+fn said(step: &Step, names: &TableNames) -> String {
+    match step {
+        Step::Miss { table } => format!("table {}: no route", names.name(*table)),
+        Step::Route { table, route } => format!("table {}: {}", names.name(*table), route.text),
+        other => other.to_string(),
+    }
+}
+
+/// The answer as text for the terminal.
+pub fn text(packet: &Packet, answer: &Value) -> String {
+    let Packet { iif, src, dst, proto, sport, dport, tos, mark } = packet;
+    let mut lines = vec![format!(
+        "packet  iif {iif} {src} -> {dst} proto {proto} sport {sport} dport {dport} tos {tos:#04x} mark {mark:#x}"
+    )];
+    for step in answer["steps"].as_array().into_iter().flatten() {
+        lines.push(format!("        {}", step.as_str().unwrap_or_default()));
+    }
+    lines.push(format!("mark    {mark:#x} -> {:#x}", answer["mark_out"].as_u64().unwrap_or_default()));
+    let mut end = format!("end     {}", answer["end"].as_str().unwrap_or_default());
+    if let Some(oif) = answer["oif"].as_str() {
+        end += &format!(" by {oif}");
+    }
+    match answer["meaning"].as_str() {
+        Some(meaning) if !meaning.is_empty() => end += &format!(" ({meaning})"),
+        _ => {}
+    }
+    lines.push(end);
+    if answer["agreed"] == false {
+        lines.push("WARNING the workers' compiled policy decides otherwise: this is a defect of shunt, please report it".into());
+    }
+    lines.join("\n")
+}

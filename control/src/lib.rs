@@ -1,0 +1,12 @@
+//! The shell around the packet path: mirrors the kernel, runs the workers, answers the operator.
+
+pub mod capabilities;
+pub mod cli;
+pub mod explain;
+pub mod mirror;
+pub mod ports;
+pub mod settings;
+pub mod socket;
+pub mod status;
+pub mod supervisor;
+pub mod translate;

@@ -1,0 +1,78 @@
+//! `shunt`: the command line.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::Value;
+use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs};
+use shunt_control::settings::Settings;
+use shunt_control::socket::{Answer, Question, SocketError, ask};
+use shunt_control::{explain, ports, status, supervisor};
+
+/// The operator's mistake, or the machine's refusal: nothing was changed.
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => Settings::from_args(&args).map_err(anyhow::Error::from).and_then(run),
+        Command::Status(args) => show(&args, &Question::Status, status::text),
+        Command::Check(args) => check(&args),
+        Command::Explain(args) => explained(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shunt: {error}");
+            ExitCode::from(REFUSED)
+        }
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    Ok(runtime()?.block_on(supervisor::run(settings))?)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn show(args: &AskArgs, question: &Question, text: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+    let value = asked(&args.socket, question)?;
+    print(args.json, &value, text)
+}
+
+fn asked(socket: &Path, question: &Question) -> anyhow::Result<Value> {
+    match ask(socket, question)? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(problem) => Err(anyhow::anyhow!(problem)),
+    }
+}
+
+fn print(json: bool, value: &Value, text: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+    use std::io::Write;
+    let shown = if json { serde_json::to_string_pretty(value)? } else { text(value) };
+    // A reader that has seen enough (`| head`) is not an error.
+    let _ = writeln!(std::io::stdout(), "{shown}");
+    Ok(())
+}
+
+/// From the daemon, or without one from the kernel directly.
+fn check(args: &AskArgs) -> anyhow::Result<()> {
+    match ask(&args.socket, &Question::Check) {
+        Ok(Answer::Ok(value)) => print(args.json, &value, status::check_text),
+        Ok(Answer::Error(problem)) => Err(anyhow::anyhow!(problem)),
+        Err(SocketError::NoDaemon { .. }) => {
+            let mirror = runtime()?.block_on(shunt_control::mirror::Mirror::open())?;
+            let eligible = ports::sort(mirror.view(), &[], &[]);
+            let translation = shunt_control::translate::translate(mirror.view(), &eligible.numbers());
+            print(args.json, &status::check_json(&translation.report), status::check_text)
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn explained(args: &ExplainArgs) -> anyhow::Result<()> {
+    let packet = explain::Packet::from(args);
+    show(&args.ask, &Question::Explain(packet.clone()), |answer| explain::text(&packet, answer))
+}

@@ -1,0 +1,55 @@
+//! What netfilter holds, in whichever dialect it was written.
+//!
+//! Tables written by iptables-nft are read with `iptables-nft-save`, because `nft -j` leaves out the arguments of their matches;
+//! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
+
+mod nft;
+mod reader;
+pub mod save;
+
+use shunt_policy::Family;
+use shunt_policy::config::Source;
+
+pub use nft::{Base, NftHook};
+pub use reader::{LegacyTables, read};
+use save::Saved;
+
+/// Everything that could touch a forwarded packet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Netfilter {
+    pub saved: Vec<Dialect>,
+    /// Base chains of native nftables tables.
+    pub nft: Vec<Base>,
+    /// Families in which conntrack still translates a connection.
+    pub translated: Vec<Family>,
+}
+
+/// The tables of one of the four `-save` tools.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dialect {
+    pub family: Family,
+    /// [`Source::IptablesNft`] or [`Source::IptablesLegacy`].
+    pub source: Source,
+    pub saved: Saved,
+}
+
+impl Netfilter {
+    /// Whether a rule of a nat table could translate forwarded packets.
+    pub fn has_nat_rules(&self, family: Family) -> bool {
+        let of_family = self.saved.iter().filter(|dialect| dialect.family == family);
+        of_family.filter_map(|dialect| dialect.saved.table("nat")).any(|nat| {
+            ["PREROUTING", "POSTROUTING"].iter().filter_map(|name| nat.chain(name)).any(|chain| !chain.rules.is_empty())
+        })
+    }
+}
+
+/// Why netfilter could not be read; the last good state stays.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum Fault {
+    #[error("cannot run {tool}: {problem}; is it installed? (Debian: apt install {package})")]
+    Missing { tool: &'static str, package: &'static str, problem: String },
+    #[error("{tool} did not answer within 2 s")]
+    TimedOut { tool: &'static str },
+    #[error("{tool} failed: {problem}")]
+    Failed { tool: &'static str, problem: String },
+}

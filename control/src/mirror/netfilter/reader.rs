@@ -1,0 +1,88 @@
+//! Runs the tools that print the rules.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use shunt_policy::Family;
+use shunt_policy::config::Source;
+use tokio::process::Command;
+
+use super::nft::{self, Ruleset};
+use super::save::{self, Saved};
+use super::{Dialect, Fault, Netfilter};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The tables that iptables knows (`xtables_builtin_tables`).
+const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+
+/// Which tables iptables-legacy has made, from `/proc`: its rules give no event, and without tables there are none.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LegacyTables {
+    v4: String,
+    v6: String,
+}
+
+impl LegacyTables {
+    pub fn read() -> Self {
+        // Not there on kernels without the legacy back end.
+        let names = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        LegacyTables { v4: names("/proc/net/ip_tables_names"), v6: names("/proc/net/ip6_tables_names") }
+    }
+
+    pub fn any(&self) -> bool {
+        !self.v4.is_empty() || !self.v6.is_empty()
+    }
+}
+
+/// Reads everything but what conntrack translates.
+pub async fn read() -> Result<Netfilter, Fault> {
+    let json = run("nft", "nftables", &["-j", "-t", "list", "ruleset"]).await?;
+    let Some(Ruleset { tables, mut bases }) = nft::parse(&json) else {
+        return Err(Fault::Failed { tool: "nft", problem: "it printed something else than a ruleset".to_owned() });
+    };
+    let legacy = LegacyTables::read();
+    let mut saved = Vec::new();
+    for family in Family::BOTH {
+        let (name, tools, legacy) = match family {
+            Family::V4 => ("ip", ["iptables-nft-save", "iptables-legacy-save"], !legacy.v4.is_empty()),
+            Family::V6 => ("ip6", ["ip6tables-nft-save", "ip6tables-legacy-save"], !legacy.v6.is_empty()),
+        };
+        if tables.iter().any(|table| table.family == name && IPTABLES.contains(&table.name.as_str())) {
+            let text = run(tools[0], "iptables", &[]).await?;
+            let tables = save::parse(&text, family, Source::IptablesNft);
+            // What iptables-nft prints it has written or could have; the others are native, whatever their name.
+            bases.retain(|base| base.table.family != name || !printed(&tables, &base.table.name));
+            saved.push(Dialect { family, source: Source::IptablesNft, saved: tables });
+        }
+        if legacy {
+            let text = run(tools[1], "iptables", &[]).await?;
+            let tables = save::parse(&text, family, Source::IptablesLegacy);
+            saved.push(Dialect { family, source: Source::IptablesLegacy, saved: tables });
+        }
+    }
+    Ok(Netfilter { saved, nft: bases, translated: Vec::new() })
+}
+
+fn printed(saved: &Saved, table: &str) -> bool {
+    saved.table(table).is_some() && !saved.incompatible.iter().any(|name| name == table)
+}
+
+async fn run(tool: &'static str, package: &'static str, arguments: &[&str]) -> Result<String, Fault> {
+    let output = Command::new(tool)
+        .args(arguments)
+        .stdin(Stdio::null())
+        // A tool that hangs must not outlive our patience.
+        .kill_on_drop(true)
+        .output();
+    let output = match tokio::time::timeout(PATIENCE, output).await {
+        Err(_) => return Err(Fault::TimedOut { tool }),
+        Ok(Err(error)) => return Err(Fault::Missing { tool, package, problem: error.to_string() }),
+        Ok(Ok(output)) => output,
+    };
+    if !output.status.success() {
+        let problem = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Fault::Failed { tool, problem: format!("{} ({})", problem, output.status) });
+    }
+    // Comments may hold any bytes.
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,94 @@
+//! What the kernel holds, as plain data.
+
+use std::collections::BTreeMap;
+
+use shunt_policy::config::{Neighbour, Route, Rule};
+use shunt_policy::{Family, Ifindex, Mac};
+
+use super::netfilter::Netfilter;
+use super::sysctl::Sysctls;
+use super::tables::TableNames;
+
+/// The part of the kernel's state that decides where forwarded packets go.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KernelView {
+    pub links: Vec<KernelLink>,
+    pub neighbours: Vec<Neighbour>,
+    /// In the kernel's order, IPv4 before IPv6.
+    pub rules: Vec<Rule>,
+    pub routes: Vec<Route>,
+    /// Messages that could not be decoded, by what they were to be: such a thing may decide anything.
+    pub undecodable: Vec<String>,
+    pub sysctls: Sysctls,
+    pub netfilter: Netfilter,
+    /// What traffic control does on a link.
+    pub qdiscs: BTreeMap<Ifindex, Qdiscs>,
+    /// Families with IPsec policies.
+    pub xfrm: Vec<Family>,
+    pub table_names: TableNames,
+}
+
+/// A network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelLink {
+    pub ifindex: Ifindex,
+    pub name: String,
+    pub layer: Layer,
+    /// `IFF_UP`.
+    pub up: bool,
+    pub mac: Option<Mac>,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// `veth`, `vlan`, `tun`; `None` for hardware.
+    pub kind: Option<String>,
+    /// The bridge, bond or VRF that it belongs to.
+    pub master: Option<Ifindex>,
+    /// The interface of this namespace that it stands on.
+    pub lower: Option<Ifindex>,
+    pub rx_queues: u32,
+    /// Id of an attached XDP program.
+    pub xdp_program: Option<u32>,
+}
+
+/// The link layer (`ARPHRD_*`), as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer {
+    Ethernet,
+    Loopback,
+    Other,
+}
+
+impl KernelLink {
+    pub fn is_loopback(&self) -> bool {
+        self.layer == Layer::Loopback
+    }
+
+    pub fn is_ethernet(&self) -> bool {
+        self.layer == Layer::Ethernet
+    }
+
+    /// A punt device of a shunt: a tap with our name.
+    pub fn is_own_tap(&self) -> bool {
+        self.kind.as_deref() == Some("tun") && self.name.starts_with("shunt")
+    }
+}
+
+/// The qdiscs of one link that are not the kernel's own choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Qdiscs {
+    /// `ingress` or `clsact`: filters may touch what arrives, and with clsact what leaves.
+    pub ingress: bool,
+    /// A root qdisc that was configured: its handle is not 0, as that of the default ones is.
+    pub root: bool,
+}
+
+impl KernelView {
+    pub fn link(&self, ifindex: Ifindex) -> Option<&KernelLink> {
+        self.links.iter().find(|link| link.ifindex == ifindex)
+    }
+
+    /// Whether tc filters may touch what arrives on the link.
+    pub fn has_ingress_filter(&self, ifindex: Ifindex) -> bool {
+        self.qdiscs.get(&ifindex).is_some_and(|qdiscs| qdiscs.ingress)
+    }
+}

@@ -1,0 +1,273 @@
+//! The daemon: keeps mirror, policy and workers in step, and answers the control socket.
+//!
+//! A change in the mirror is translated, compiled and published. Workers never wait for this, and the kernel forwards whatever
+//! they do not hold: while ports are opened anew, and for good when the process ends.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shunt_dataplane::{Counters, Dataplane, OpenError, Options};
+use shunt_policy::{Generation, Ifindex, Policy, compile};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::capabilities;
+use crate::explain;
+use crate::mirror::{Mirror, MirrorError};
+use crate::ports::{self, Left, Selection, SelectionError};
+use crate::settings::Settings;
+use crate::socket::{Answer, Question, Server, SocketError};
+use crate::status;
+use crate::translate::{Translation, translate};
+
+/// How often retired policies are freed and the slow checks made.
+const TICK: Duration = Duration::from_millis(100);
+/// Ports are opened anew at most this often: a flapping interface must not keep the workers from working.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// With the mirror faulty for longer, all packets are the kernel's again.
+pub const STALENESS_BOUND: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not start, or stops.
+#[derive(thiserror::Error, Debug)]
+pub enum RunError {
+    #[error(transparent)]
+    Capability(#[from] capabilities::Missing),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT. On an error nothing stays attached.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    capabilities::check()?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let mut server = Server::bind(&settings.socket)?;
+    let mut mirror = Mirror::open().await?;
+    let mut supervisor = Supervisor::start(settings, &mirror)?;
+    supervisor.announce();
+
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            changed = mirror.changed() => {
+                changed?;
+                supervisor.follow(&mirror);
+            }
+            _ = tick.tick() => supervisor.tick(&mirror),
+            asked = server.question() => {
+                let answer = supervisor.answer(&asked.question, &mirror);
+                // A client that has left is no loss.
+                let _ = asked.reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
+            }
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    supervisor.close();
+    Ok(())
+}
+
+/// What is in force.
+struct Supervisor {
+    settings: Settings,
+    started: Instant,
+    /// `None` while no port is worth taking.
+    dataplane: Option<Dataplane>,
+    selection: Selection,
+    translation: Translation,
+    policy: Arc<Policy>,
+    /// What earlier dataplanes counted, so that the totals never fall.
+    earlier: Counters,
+    opened: Instant,
+    /// The ports should be chosen anew.
+    reopen: bool,
+    /// The mirror is stale and the ports are handed to the kernel.
+    stale: bool,
+}
+
+impl Supervisor {
+    fn start(settings: Settings, mirror: &Mirror) -> Result<Self, RunError> {
+        let eligible = ports::select(mirror.view(), &settings.devices, &[])?;
+        let mut supervisor = Supervisor {
+            settings,
+            started: Instant::now(),
+            dataplane: None,
+            translation: translate(mirror.view(), &eligible.numbers()),
+            selection: eligible,
+            policy: Arc::new(compile(&Default::default(), Generation(0))),
+            earlier: Counters::default(),
+            opened: Instant::now(),
+            reopen: false,
+            stale: false,
+        };
+        supervisor.open(mirror)?;
+        Ok(supervisor)
+    }
+
+    /// Chooses the ports and starts the workers on them.
+    fn open(&mut self, mirror: &Mirror) -> Result<(), RunError> {
+        self.close();
+        self.opened = Instant::now();
+        self.reopen = false;
+        // The mirror may still see the programs that were detached just now.
+        self.selection = self.choose(mirror, &self.taken());
+        self.translate_and_compile(mirror);
+        if self.selection.taken.is_empty() {
+            return Ok(());
+        }
+        let Settings { workers, xdp_mode, zero_copy, .. } = self.settings;
+        let options = Options { workers, xdp_mode, zero_copy };
+        let mut dataplane = Dataplane::open(&options, &self.selection.specs(), self.policy.clone())?;
+        dataplane.set_local_addresses(&self.translation.local_addresses);
+        dataplane.start()?;
+        self.dataplane = Some(dataplane);
+        Ok(())
+    }
+
+    /// The interfaces that suit and of which at least some traffic would be ours.
+    fn choose(&self, mirror: &Mirror, ours: &[Ifindex]) -> Selection {
+        let mut selection = ports::sort(mirror.view(), &self.settings.devices, ours);
+        let config = translate(mirror.view(), &selection.numbers()).config;
+        let Selection { taken, left } = &mut selection;
+        taken.retain(|port| match ports::worth_taking(&config, port.ifindex) {
+            Ok(()) => true,
+            Err(why) => {
+                left.push(Left { name: port.name.clone(), why });
+                false
+            }
+        });
+        selection
+    }
+
+    fn translate_and_compile(&mut self, mirror: &Mirror) {
+        self.translation = translate(mirror.view(), &self.selection.numbers());
+        let next = Generation(self.policy.generation().0 + 1);
+        self.policy = Arc::new(compile(&self.translation.config, next));
+    }
+
+    /// The mirror has changed: publish, and see whether the ports are still the right ones.
+    fn follow(&mut self, mirror: &Mirror) {
+        self.translate_and_compile(mirror);
+        let chosen = self.choose(mirror, &self.taken());
+        // An interface that came, or came back, or became worth it: the workers start anew on all.
+        let news = chosen.taken.iter().any(|port| !self.taken().contains(&port.ifindex));
+        let gone = self.selection.taken.iter().any(|port| !mirror.view().links.iter().any(|link| link.ifindex == port.ifindex));
+        self.reopen |= news || gone;
+        self.selection.left = chosen.left.clone();
+        let Some(dataplane) = &mut self.dataplane else { return };
+        dataplane.set_local_addresses(&self.translation.local_addresses);
+        for (spec, port) in self.selection.specs().iter().zip(&mut self.selection.taken) {
+            if let Some(now) = mirror.view().links.iter().find(|link| link.ifindex == port.ifindex)
+                && let Some(mac) = now.mac
+                && (mac, now.mtu) != (port.mac, port.mtu)
+            {
+                (port.mac, port.mtu) = (mac, now.mtu);
+                dataplane.update_port(spec.id, mac, now.mtu);
+            }
+            // Not worth it any more: the XDP program passes all, the sockets stay.
+            let serving = chosen.taken.iter().any(|other| other.ifindex == port.ifindex);
+            dataplane.serve(spec.id, serving && !self.stale);
+        }
+        dataplane.publish(self.policy.clone());
+    }
+
+    fn taken(&self) -> Vec<Ifindex> {
+        self.selection.taken.iter().map(|port| port.ifindex).collect()
+    }
+
+    fn tick(&mut self, mirror: &Mirror) {
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.collect();
+        }
+        let stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
+        if stale != self.stale {
+            self.stale = stale;
+            match &mirror.health().fault {
+                Some(fault) if stale => eprintln!("the mirror is stale, all packets are the kernel's: {fault}"),
+                _ => eprintln!("the mirror is fresh again"),
+            }
+            self.follow(mirror);
+        }
+        if self.reopen && self.opened.elapsed() > REOPEN_PAUSE {
+            if let Err(error) = self.open(mirror) {
+                // Likely a race with an interface that goes; the kernel forwards, and the next tick tries again.
+                eprintln!("cannot take the ports now: {error}");
+                self.reopen = true;
+            }
+            self.announce();
+        }
+    }
+
+    fn answer(&self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
+        match question {
+            Question::Status => Ok(status::json(&self.report(mirror))),
+            Question::Check => Ok(status::check_json(&self.translation.report)),
+            Question::Explain(packet) => {
+                explain::explain(packet, &self.translation.config, &self.policy, &mirror.view().table_names)
+            }
+        }
+    }
+
+    fn report<'a>(&'a self, mirror: &'a Mirror) -> status::Report<'a> {
+        let mut counters = self.earlier.clone();
+        if let Some(dataplane) = &self.dataplane {
+            add(&mut counters, &dataplane.counters());
+        }
+        status::Report {
+            uptime: self.started.elapsed(),
+            ports: self.dataplane.as_ref().map(Dataplane::ports).unwrap_or_default(),
+            left: &self.selection.left,
+            workers: self.dataplane.as_ref().map(Dataplane::workers).unwrap_or_default(),
+            adopted: self.dataplane.as_ref().map(Dataplane::adopted),
+            policy: &self.policy,
+            counters,
+            health: mirror.health(),
+            stale: self.stale,
+        }
+    }
+
+    /// One line for whoever started us, and the word to systemd.
+    fn announce(&self) {
+        let ports = self.dataplane.as_ref().map(Dataplane::ports).unwrap_or_default();
+        for port in &ports {
+            let copy = if port.zero_copy { "zero-copy" } else { "copy" };
+            println!("port {}: {}, {copy}, {} queues", port.name, port.mode, port.queues);
+        }
+        for left in &self.selection.left {
+            println!("left {}: {}", left.name, left.why);
+        }
+        println!("ready: {} ports, {} workers, generation {}", ports.len(), self.settings.workers, self.policy.generation().0);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Drains and detaches; the kernel goes on.
+    fn close(&mut self) {
+        let Some(dataplane) = self.dataplane.take() else { return };
+        add(&mut self.earlier, &dataplane.counters());
+        let report = dataplane.stop();
+        if report.lost != 0 {
+            eprintln!("{} frames were lost on the way out: this is a defect of shunt, please report it", report.lost);
+        }
+    }
+}
+
+fn add(sum: &mut Counters, more: &Counters) {
+    let Counters { forwarded, dropped, punted, passed } = more;
+    sum.forwarded += forwarded;
+    let pairs = sum.dropped.iter_mut().zip(dropped).chain(sum.punted.iter_mut().zip(punted));
+    for (sum, more) in pairs.chain(sum.passed.iter_mut().zip(passed)) {
+        *sum += more;
+    }
+}
