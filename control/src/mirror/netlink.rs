@@ -7,8 +7,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr};
-use tokio::io::unix::AsyncFd;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 
 /// How often an interrupted dump is tried again at once.
 const ATTEMPTS: u32 = 20;
@@ -129,9 +128,8 @@ fn each_message(
 }
 
 /// A socket that hears of changes.
-#[derive(Debug)]
 pub struct Events {
-    socket: AsyncFd<Socket>,
+    socket: TokioSocket,
 }
 
 /// What was heard.
@@ -146,34 +144,28 @@ pub enum Heard {
 impl Events {
     /// Joins the groups of a protocol.
     pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
-        let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let mut socket = <TokioSocket as AsyncSocket>::new(protocol)?;
+        socket.socket_mut().bind_auto()?;
         for group in groups {
-            socket.add_membership(*group)?;
+            socket.socket_mut().add_membership(*group)?;
         }
-        let _ = socket.set_rx_buf_sz(EVENT_BUFFER as u32);
-        socket.set_non_blocking(true)?;
-        Ok(Events { socket: AsyncFd::register(socket)? })
+        let _ = socket.socket_ref().set_rx_buf_sz(EVENT_BUFFER as u32);
+        Ok(Events { socket })
     }
 
     /// Waits for news. Cancel-safe.
-    pub async fn heard(&self) -> io::Result<Heard> {
-        loop {
-            let mut ready = self.socket.readable().await?;
-            if let Ok(heard) = ready.try_io(|socket| receive(socket.get_ref())) {
-                return heard;
-            }
-        }
+    pub async fn heard(&mut self) -> io::Result<Heard> {
+        heard(self.socket.recv_from_full().await)
     }
 
     /// What else has arrived by now.
     pub fn pending(&self) -> Option<Heard> {
-        receive(self.socket.get_ref()).ok()
+        heard(self.socket.socket_ref().recv_from_full()).ok()
     }
 }
 
-fn receive(socket: &Socket) -> io::Result<Heard> {
-    let datagram = match socket.recv_from_full() {
+fn heard(received: io::Result<(Vec<u8>, SocketAddr)>) -> io::Result<Heard> {
+    let datagram = match received {
         Ok((datagram, _)) => datagram,
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Heard::Lost),
         Err(error) => return Err(error),
