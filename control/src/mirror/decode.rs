@@ -317,7 +317,12 @@ fn route_text(
 pub fn mark_ambiguous(routes: &mut [Route]) {
     let key = |route: &Route| {
         let v6 = route.destination.family() == Family::V6;
-        let chosen_by_more = v6 || route.destination.length() == 0;
+        // Link-local and multicast packets are not forwarded; these prefixes stand once per interface.
+        let never_forwarded = match route.destination.address() {
+            IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
+            IpAddr::V4(_) => false,
+        };
+        let chosen_by_more = !never_forwarded && (v6 || route.destination.length() == 0);
         let takes_part = matches!(route.kind, RouteKind::Unicast(_) | RouteKind::Opaque(_));
         (chosen_by_more && takes_part).then_some((route.table, route.destination, route.tos, route.metric))
     };

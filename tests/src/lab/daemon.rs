@@ -1,0 +1,192 @@
+//! A running `shunt`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::namespace::{Namespace, Output, Process};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `shunt run` in a namespace.
+pub struct Daemon {
+    namespace: Namespace,
+    process: Process,
+    socket: String,
+    lines: Receiver<String>,
+    /// All that it printed until it was ready.
+    pub greeting: Vec<String>,
+}
+
+/// How a daemon ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit code; -1 if a signal ended it.
+    pub code: i32,
+    pub stderr: String,
+}
+
+/// The binary under test: `SHUNT_BIN`, or the one built beside the running test.
+pub fn shunt_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SHUNT_BIN") {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("the path of this program");
+    // target/debug/deps/test-1234 or target/debug/demo
+    let built = own.ancestors().skip(1).take(2).map(|folder| folder.join("shunt")).find(|path| path.is_file());
+    built.expect("shunt is built first: cargo build -p shunt-control")
+}
+
+impl Namespace {
+    /// Runs a `shunt` command to its end.
+    pub fn shunt(&self, arguments: &str) -> Output {
+        self.try_run(&format!("{} {arguments}", shunt_binary().display()))
+    }
+
+    /// Starts `shunt run` and waits until it forwards.
+    ///
+    /// # Panics
+    ///
+    /// If it does not get ready, with what it said.
+    pub fn start_shunt(&self, arguments: &str) -> Daemon {
+        let mut daemon = Daemon::spawn(self, arguments);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match daemon.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let ready = line.starts_with("ready");
+                    daemon.greeting.push(line);
+                    if ready {
+                        return daemon;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("shunt is not ready after {PATIENCE:?}: {:?}", daemon.greeting),
+                Err(RecvTimeoutError::Disconnected) => panic!("shunt ended before it was ready: {:?}", daemon.finish()),
+            }
+        }
+    }
+}
+
+impl Daemon {
+    fn spawn(namespace: &Namespace, arguments: &str) -> Self {
+        let binary = shunt_binary();
+        let binary = binary.to_str().expect("a path of text");
+        let socket = format!("/run/shunt-{}.sock", namespace.name());
+        let mut words = vec![binary, "run", "--socket", &socket];
+        words.extend(arguments.split_whitespace());
+        let mut child = namespace
+            .command(&words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("setpriv starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let process = Process::from_child(child);
+        Daemon { namespace: namespace.clone(), process, socket, lines, greeting: Vec::new() }
+    }
+
+    /// `shunt status --json`.
+    pub fn status(&self) -> Value {
+        self.ask("status")
+    }
+
+    /// `shunt check --json`, its items.
+    pub fn check(&self) -> Vec<Value> {
+        self.ask("check")["items"].as_array().expect("items").clone()
+    }
+
+    /// The items of `shunt check` whose text contains `text`.
+    pub fn checked(&self, text: &str) -> Vec<Value> {
+        self.check().into_iter().filter(|item| item["text"].as_str().is_some_and(|own| own.contains(text))).collect()
+    }
+
+    /// `shunt explain --json`.
+    pub fn explain(&self, arguments: &str) -> Value {
+        self.ask(&format!("explain {arguments}"))
+    }
+
+    /// `shunt explain` as the operator reads it.
+    pub fn explain_text(&self, arguments: &str) -> String {
+        self.namespace.shunt(&format!("explain {arguments} --socket {}", self.socket)).stdout
+    }
+
+    fn ask(&self, question: &str) -> Value {
+        let output = self.namespace.shunt(&format!("{question} --json --socket {}", self.socket));
+        assert_eq!(output.code, 0, "shunt {question}: {}", output.stderr);
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("shunt {question}: {error}: {}", output.stdout))
+    }
+
+    /// Packets forwarded by the workers.
+    pub fn forwarded(&self) -> u64 {
+        self.status()["counters"]["forwarded"].as_u64().expect("a number")
+    }
+
+    /// Packets of one kind (`dropped`, `punted`, `passed`) and reason.
+    pub fn counted(&self, kind: &str, reason: &str) -> u64 {
+        self.status()["counters"][kind][reason].as_u64().unwrap_or_else(|| panic!("no counter {kind} {reason}"))
+    }
+
+    /// All packets that the workers handed to the kernel.
+    pub fn punted(&self) -> u64 {
+        let status = self.status();
+        let punted = status["counters"]["punted"].as_object().expect("reasons");
+        punted.values().filter_map(Value::as_u64).sum()
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.status()["policy"]["generation"].as_u64().expect("a number")
+    }
+
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id() as i32), signal).expect("the daemon is there");
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(self) -> Finished {
+        self.signal(Signal::SIGTERM);
+        self.finish()
+    }
+
+    /// SIGKILL.
+    pub fn kill(self) {
+        self.signal(Signal::SIGKILL);
+        self.finish();
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> Finished {
+        let child = self.process.child();
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            match child.try_wait().expect("a child of ours") {
+                Some(status) => break status,
+                None if Instant::now() > end => panic!("shunt does not end"),
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let mut stderr = String::new();
+        if let Some(mut pipe) = child.stderr.take() {
+            pipe.read_to_string(&mut stderr).expect("readable text");
+        }
+        Finished { code: status.code().unwrap_or(-1), stderr }
+    }
+}

@@ -1,0 +1,153 @@
+//! One network namespace, and processes in it.
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+
+use nix::sched::{CloneFlags, setns};
+
+/// A network namespace of the lab.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+/// What a command printed.
+#[derive(Clone, Debug)]
+pub struct Output {
+    pub stdout: String,
+    pub stderr: String,
+    /// Exit code; -1 if a signal ended it.
+    pub code: i32,
+}
+
+/// A process that ends with its owner, or with the thread that started it.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Namespace {
+    pub(super) fn create(name: &str) -> Self {
+        super::run_here(&format!("ip netns add {name}"));
+        let namespace = Namespace { name: name.to_owned() };
+        namespace.run("ip link set lo up");
+        // No waiting for duplicate address detection, and no router advertisements of our own making.
+        for key in ["default.accept_dad", "all.accept_dad", "default.dad_transmits", "default.router_solicitations"] {
+            namespace.run(&format!("sysctl -qw net.ipv6.conf.{key}=0"));
+        }
+        namespace
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a shell command to its end.
+    ///
+    /// # Panics
+    ///
+    /// If it fails, with what it said.
+    pub fn run(&self, command: &str) -> String {
+        let output = self.try_run(command);
+        assert!(
+            output.code == 0,
+            "in {}: {command}\nexit code {}\n{}{}",
+            self.name,
+            output.code,
+            output.stdout,
+            output.stderr
+        );
+        output.stdout
+    }
+
+    /// The same, whatever its exit code.
+    pub fn try_run(&self, command: &str) -> Output {
+        let output = self.command(&["sh", "-c", command]).stdin(Stdio::null()).output();
+        let output = output.unwrap_or_else(|error| panic!("in {}: {command}: {error}", self.name));
+        Output {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        }
+    }
+
+    /// Starts a command and lets it run.
+    pub fn spawn(&self, words: &[&str]) -> Process {
+        let child = self.command(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Process(child.unwrap_or_else(|error| panic!("in {}: {words:?}: {error}", self.name)))
+    }
+
+    /// A command in this namespace that the kernel kills with the thread that starts it.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.name]).args(words);
+        command
+    }
+
+    /// Calls `what` on a thread in this namespace.
+    pub fn enter<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.join();
+                what()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Moves the calling thread into this namespace.
+    pub(super) fn join(&self) {
+        let file = File::open(format!("/run/netns/{}", self.name));
+        let file = file.unwrap_or_else(|error| panic!("namespace {}: {error}", self.name));
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("namespace {}: {error}", self.name));
+    }
+
+    /// How many packets the kernel has forwarded here: IPv4 and IPv6.
+    pub fn kernel_forwarded(&self) -> u64 {
+        let text = self.run("cat /proc/net/snmp /proc/net/snmp6");
+        let mut tables = text.lines().filter(|line| line.starts_with("Ip: "));
+        let (names, values) = (tables.next().unwrap_or_default(), tables.next().unwrap_or_default());
+        let v4 = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "ForwDatagrams");
+        let v4: u64 = v4.and_then(|(_, value)| value.parse().ok()).expect("ForwDatagrams in /proc/net/snmp");
+        let v6 = text.lines().find_map(|line| line.strip_prefix("Ip6OutForwDatagrams"));
+        let v6: u64 = v6.and_then(|value| value.trim().parse().ok()).expect("Ip6OutForwDatagrams in /proc/net/snmp6");
+        v4 + v6
+    }
+
+    /// Packets that an interface has received and sent, from its own counters.
+    pub fn packets(&self, device: &str) -> (u64, u64) {
+        let read = |what: &str| -> u64 {
+            let text = self.run(&format!("cat /sys/class/net/{device}/statistics/{what}"));
+            text.trim().parse().unwrap_or_else(|_| panic!("{what} of {device}: {text}"))
+        };
+        (read("rx_packets"), read("tx_packets"))
+    }
+
+    /// Ethernet address of an interface.
+    pub fn mac(&self, device: &str) -> [u8; 6] {
+        let text = self.run(&format!("cat /sys/class/net/{device}/address"));
+        let bytes: Vec<u8> =
+            text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hexadecimal byte")).collect();
+        bytes.try_into().expect("six bytes")
+    }
+}
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    pub(super) fn from_child(child: Child) -> Self {
+        Process(child)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

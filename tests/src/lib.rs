@@ -1,0 +1,4 @@
+//! The lab of network namespaces, and what is told in it.
+
+pub mod demo;
+pub mod lab;
