@@ -1,0 +1,330 @@
+//! What the control side holds: ports, workers, and the strings to pull.
+
+mod open;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam::utils::CachePadded;
+use shunt_policy::{Generation, Ifindex, Mac, Policy, PortId};
+
+use crate::counters::{Counters, WorkerCounters};
+use crate::error::OpenError;
+use crate::port::Port;
+use crate::snapshot::Publisher;
+use crate::status::{PortStatus, StopReport, WorkerStatus};
+use crate::worker::doorbell::Doorbell;
+use crate::worker::{Worker, thread};
+use crate::xsk::{Attached, Depot, LONGEST_FRAME, Meter, PortConfig, Program, Region, Taps, XskPort};
+
+/// An interface to take, as the control side knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortSpec {
+    pub id: PortId,
+    pub name: String,
+    pub ifindex: Ifindex,
+    pub mac: Mac,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Receive queues; all are served.
+    pub queues: u32,
+}
+
+/// Where the XDP program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XdpMode {
+    /// Native where the driver can, else generic.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the stack, before everything else (`XDP_FLAGS_SKB_MODE`).
+    Generic,
+}
+
+/// Whether the driver may read and write our frames itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ZeroCopy {
+    /// Where every driver can. All sockets share one UMEM, and the kernel binds them all alike.
+    #[default]
+    Auto,
+    Require,
+    Off,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// 0 is one per core that the process may use. Never more than there are queues.
+    pub workers: usize,
+    pub xdp_mode: XdpMode,
+    pub zero_copy: ZeroCopy,
+}
+
+/// Ports and workers. Dropping it detaches everything, as does the death of the process: from then on the kernel
+/// forwards.
+pub struct Dataplane {
+    // Dropped in this order: first no new frames come, then the workers end, then sockets and memory go.
+    ports: Vec<Taken>,
+    xdp_mode: XdpMode,
+    crew: Crew,
+    publisher: Publisher,
+    counters: Vec<Arc<CachePadded<WorkerCounters>>>,
+    doorbells: Vec<Arc<Doorbell>>,
+    local: HashSet<IpAddr>,
+    taps: Taps,
+    depot: Arc<Depot>,
+    region: Arc<Region>,
+}
+
+/// A port that is ours.
+struct Taken {
+    spec: PortSpec,
+    program: Program,
+    attached: Option<Attached>,
+    /// Destination address of punted frames in generic mode.
+    punted: Option<Mac>,
+    zero_copy: bool,
+    meters: Vec<Meter>,
+    serving: bool,
+}
+
+type AnyWorker = Worker<XskPort, Taps>;
+
+/// The workers: waiting to be started, or on their threads.
+struct Crew {
+    waiting: Vec<AnyWorker>,
+    threads: Vec<JoinHandle<AnyWorker>>,
+    /// Written by [`Crew::halt`] (Release), read by the workers (Acquire).
+    stop: Arc<AtomicBool>,
+    doorbells: Vec<Arc<Doorbell>>,
+}
+
+impl Dataplane {
+    /// Opens memory, sockets, BPF objects and punt taps for the ports. Attaches nothing: no packet takes another way
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// Names the interface and what to do. What was opened until then is closed again.
+    pub fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -> Result<Dataplane, OpenError> {
+        open::open(options, ports, policy)
+    }
+
+    /// Starts the workers, then attaches the XDP programs by links, which end with the process.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open); no program stays attached.
+    pub fn start(&mut self) -> Result<(), OpenError> {
+        self.crew.start().map_err(|source| OpenError::Worker { source })?;
+        for index in 0..self.ports.len() {
+            if let Err(error) = self.ports[index].attach(self.xdp_mode, &self.taps) {
+                self.ports.iter_mut().for_each(Taken::detach);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the workers a newer policy. Does not wait; the newest wins.
+    pub fn publish(&mut self, policy: Arc<Policy>) {
+        self.publisher.publish(policy);
+        // A sleeper adopts as well: `adopted` follows, and the old policy comes back.
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring());
+    }
+
+    /// Frees the policies that no worker uses any more.
+    pub fn collect(&mut self) {
+        self.publisher.collect();
+    }
+
+    /// The oldest generation that a worker still uses.
+    pub fn adopted(&self) -> Generation {
+        let oldest = self.counters.iter().map(|counters| counters.generation()).min();
+        oldest.unwrap_or_else(|| self.publisher.newest().generation())
+    }
+
+    /// Serves a port or leaves all of it to the kernel. Frames already on their way are finished.
+    pub fn serve(&mut self, port: PortId, on: bool) {
+        if let Some(taken) = self.port_mut(port) {
+            taken.serving = on;
+            taken.configure();
+        }
+    }
+
+    /// The machine's own addresses: packets to them stay with the kernel. Only what differs from the last call is
+    /// written.
+    ///
+    /// There is room for 16384. What does not fit comes to a worker, whose policy knows it as local and punts it.
+    pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) {
+        let wanted: HashSet<IpAddr> = addresses.iter().copied().collect();
+        for taken in &self.ports {
+            for address in wanted.difference(&self.local) {
+                let _ = taken.program.add_local(*address);
+            }
+            for address in self.local.difference(&wanted) {
+                let _ = taken.program.remove_local(*address);
+            }
+        }
+        self.local = wanted;
+    }
+
+    /// Follows a change of the interface's address or MTU (bytes).
+    pub fn update_port(&mut self, id: PortId, mac: Mac, mtu: u32) {
+        if let Some(taken) = self.port_mut(id) {
+            taken.spec.mac = mac;
+            taken.spec.mtu = mtu;
+            taken.configure();
+        }
+    }
+
+    pub fn ports(&self) -> Vec<PortStatus> {
+        self.ports.iter().map(|taken| taken.status(&self.taps)).collect()
+    }
+
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        self.counters.iter().enumerate().map(|(index, counters)| counters.status(index)).collect()
+    }
+
+    /// Everything that was counted since the start.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.counters.iter().for_each(|counters| counters.add_to(&mut sum));
+        for taken in &self.ports {
+            for (total, count) in sum.passed.iter_mut().zip(taken.program.passed()) {
+                *total += count;
+            }
+        }
+        sum
+    }
+
+    /// Detaches, sends what is under way (for half a second at most), ends the workers and closes everything.
+    pub fn stop(mut self) -> StopReport {
+        self.ports.iter_mut().for_each(Taken::detach);
+        let mut workers = self.crew.halt();
+        let mut report = StopReport { frames: self.region.total(), ..StopReport::default() };
+        for worker in &mut workers {
+            report.abandoned += worker.abandon();
+            report.unsent += worker.queues().iter().map(|queue| queue.io.in_flight()).sum::<usize>();
+        }
+        drop(workers);
+        report.counters = self.counters();
+        let Dataplane { region, depot, .. } = self;
+        drop(depot);
+        report.lost = report.frames - region.home();
+        report
+    }
+
+    fn port_mut(&mut self, id: PortId) -> Option<&mut Taken> {
+        self.ports.iter_mut().find(|taken| taken.spec.id == id)
+    }
+}
+
+impl Taken {
+    /// Native where wanted and possible, else generic.
+    fn attach(&mut self, mode: XdpMode, taps: &Taps) -> Result<(), OpenError> {
+        let attached = match mode {
+            XdpMode::Native => self.attach_as(Attached::Native, taps),
+            XdpMode::Generic => self.attach_as(Attached::Generic, taps),
+            XdpMode::Auto => self.attach_as(Attached::Native, taps).or_else(|error| match error {
+                OpenError::NoNativeXdp { .. } => self.attach_as(Attached::Generic, taps),
+                other => Err(other),
+            }),
+        };
+        attached.inspect_err(|_| self.detach())
+    }
+
+    fn attach_as(&mut self, how: Attached, taps: &Taps) -> Result<(), OpenError> {
+        if how == Attached::Generic {
+            let address = open::stand_in();
+            taps.mark(self.spec.id, address);
+            self.punted = Some(address);
+            self.configure();
+        }
+        self.program.attach(self.spec.ifindex, how).map_err(|source| {
+            let interface = self.spec.name.clone();
+            open::hopeless(&interface, &source).unwrap_or(match how {
+                Attached::Native => OpenError::NoNativeXdp { interface, source },
+                Attached::Generic => OpenError::NoGenericXdp { interface, source },
+            })
+        })?;
+        self.attached = Some(how);
+        Ok(())
+    }
+
+    fn detach(&mut self) {
+        self.program.detach();
+        self.attached = None;
+    }
+
+    fn configure(&self) {
+        // Cannot fail: the one element of an array map of ours.
+        let _ = self.program.configure(config(&self.spec, self.punted, self.serving));
+    }
+
+    fn status(&self, taps: &Taps) -> PortStatus {
+        PortStatus {
+            id: self.spec.id,
+            name: self.spec.name.clone(),
+            mode: match self.attached {
+                Some(Attached::Native) => "native",
+                Some(Attached::Generic) => "generic",
+                None => "none",
+            },
+            zero_copy: self.zero_copy,
+            queues: self.spec.queues,
+            serving: self.serving,
+            tap: taps.name(self.spec.id).unwrap_or_default().to_owned(),
+            missed: self.meters.iter().map(Meter::missed).sum(),
+        }
+    }
+}
+
+/// What the XDP program has to know of a port.
+fn config(spec: &PortSpec, punted: Option<Mac>, serving: bool) -> PortConfig {
+    let longest = spec.mtu.saturating_add(crate::packet::ETHERNET as u32).min(LONGEST_FRAME);
+    PortConfig { mac: spec.mac, punted, serving, longest }
+}
+
+impl Crew {
+    fn start(&mut self) -> io::Result<()> {
+        let cores = thread::cores(self.waiting.len());
+        for (index, mut worker) in self.waiting.drain(..).enumerate() {
+            // Offers free frames to the kernel before the first packet looks for one.
+            worker.round();
+            self.threads.push(thread::spawn(index, worker, cores[index], Arc::clone(&self.stop))?);
+        }
+        Ok(())
+    }
+
+    /// Ends the threads. A worker that panicked has ended the process already.
+    fn halt(&mut self) -> Vec<AnyWorker> {
+        self.stop.store(true, Ordering::Release);
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring());
+        let ended = self.threads.drain(..).filter_map(|thread| thread.join().ok());
+        ended.chain(self.waiting.drain(..)).collect()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for mut worker in self.halt() {
+            worker.abandon();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dataplane_can_move_to_another_thread() {
+        fn send<T: Send>() {}
+        send::<Dataplane>();
+    }
+}

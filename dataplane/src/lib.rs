@@ -1,0 +1,24 @@
+//! The hot path: frames from AF_XDP, a decision of `shunt-policy` for each, and out again.
+//!
+//! [`Dataplane`] is what the control side holds. Inside, one [`worker`] per core owns queues of ports ([`port`]), asks
+//! the policy it last adopted ([`snapshot`]), and acts on the answer of [`forward`](forward::forward): rewrite and
+//! transmit, [`punt`] to the kernel, or drop. What a worker never sees, the XDP program (`bpf/redirect.bpf.c`) leaves
+//! to the kernel. [`sim`] runs the same workers on plain memory, without privileges or a kernel.
+
+pub mod counters;
+mod dataplane;
+mod error;
+pub mod forward;
+pub mod packet;
+pub mod port;
+pub mod punt;
+pub mod sim;
+pub mod snapshot;
+mod status;
+pub mod worker;
+pub mod xsk;
+
+pub use counters::Counters;
+pub use dataplane::{Dataplane, Options, PortSpec, XdpMode, ZeroCopy};
+pub use error::OpenError;
+pub use status::{PortStatus, StopReport, WorkerStatus};

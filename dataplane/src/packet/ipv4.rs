@@ -1,0 +1,71 @@
+//! IPv4 (RFC 791), as `ip_rcv_core` and `ip_route_input_slow` look at it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use shunt_policy::{PuntReason, Stop};
+
+use super::{BAD_HEADER, ETHERNET, Packet, TRUNCATED, checksum, punt, transport};
+
+const LENGTH: usize = 20;
+
+/// More fragments, or an offset: everything of the field but "reserved" and "don't fragment".
+const FRAGMENT: u16 = 0x3fff;
+
+pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
+    let header = packet.first_chunk::<LENGTH>().ok_or(TRUNCATED)?;
+    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let ihl = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || ihl < LENGTH {
+        return Err(BAD_HEADER);
+    }
+    let whole = packet.get(..ihl).ok_or(TRUNCATED)?;
+    if checksum::fold(checksum::sum(whole)) != 0xffff {
+        return Err(BAD_HEADER);
+    }
+    if length > packet.len() {
+        return Err(TRUNCATED);
+    }
+    if length < ihl {
+        return Err(BAD_HEADER);
+    }
+    let source = Ipv4Addr::from_bits(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
+    let destination = Ipv4Addr::from_bits(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
+    if !ordinary(source) || !ordinary(destination) {
+        return Err(punt(PuntReason::NotUnicast));
+    }
+    if ihl != LENGTH {
+        return Err(punt(PuntReason::Options));
+    }
+    if u16::from_be_bytes([header[6], header[7]]) & FRAGMENT != 0 {
+        return Err(punt(PuntReason::Fragment));
+    }
+    if header[8] <= 1 {
+        return Err(punt(PuntReason::TtlExpired));
+    }
+    let protocol = header[9];
+    Ok(Packet {
+        source: IpAddr::V4(source),
+        destination: IpAddr::V4(destination),
+        protocol,
+        transport: transport::parse(protocol, transport::ICMP, packet.get(LENGTH..length).unwrap_or_default())?,
+        tos: header[1],
+        header: LENGTH,
+        length,
+    })
+}
+
+/// Not 0/8, 127/8, multicast or reserved: those the kernel treats in ways of their own, as source (martians) or
+/// destination.
+fn ordinary(address: Ipv4Addr) -> bool {
+    !matches!(address.octets()[0], 0 | 127 | 224..)
+}
+
+/// `ip_decrease_ttl`: the checksum incrementally (RFC 1624), bit for bit as the kernel writes it.
+pub(super) fn decrement_ttl(frame: &mut [u8]) {
+    let Some(header) = frame.get_mut(ETHERNET..).and_then(|packet| packet.first_chunk_mut::<LENGTH>()) else { return };
+    header[8] = header[8].saturating_sub(1);
+    let old = u32::from(u16::from_be_bytes([header[10], header[11]]));
+    let sum = old + 0x0100;
+    let new = sum + u32::from(sum >= 0xffff);
+    [header[10], header[11]] = (new as u16).to_be_bytes();
+}

@@ -1,0 +1,333 @@
+//! The workers on plain memory: no privileges, no kernel, no threads. For tests, benches and fuzzing.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shunt_policy::{Generation, Ifindex, Policy, PortId};
+
+use crate::counters::Counters;
+use crate::port::Port;
+use crate::punt::Punt;
+use crate::status::WorkerStatus;
+use crate::worker::Queue;
+use crate::worker::Worker;
+use crate::worker::crew::{Assembled, assemble, owner};
+use crate::xsk::{BATCH, Depot, Frame, LONGEST_FRAME, Pool, Region};
+
+/// Frames each queue takes to receive into, and the most that can wait to be sent.
+const RING: usize = 256;
+
+/// A queue whose wire is two lists.
+pub struct SimPort {
+    region: Arc<Region>,
+    arriving: VecDeque<Vec<u8>>,
+    fill: Vec<Frame>,
+    outgoing: Vec<Frame>,
+    sent: Vec<Vec<u8>>,
+    sent_frames: u64,
+    missed: u64,
+    /// Whether what is sent is kept. Off, so that a bench or a count of allocations sees only the packet path.
+    recording: bool,
+    /// Whether the device sends nothing at the moment.
+    stuck: bool,
+    /// Emptied buffers of frames that have arrived, for the next ones.
+    spare: Vec<Vec<u8>>,
+}
+
+impl SimPort {
+    fn new(region: Arc<Region>) -> Self {
+        SimPort {
+            region,
+            arriving: VecDeque::new(),
+            fill: Vec::with_capacity(RING),
+            outgoing: Vec::with_capacity(RING),
+            sent: Vec::new(),
+            sent_frames: 0,
+            missed: 0,
+            recording: true,
+            stuck: false,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Puts a frame on the wire towards us.
+    pub fn inject(&mut self, frame: &[u8]) {
+        let mut buffer = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(LONGEST_FRAME as usize));
+        buffer.clear();
+        buffer.extend_from_slice(frame);
+        self.arriving.push_back(buffer);
+    }
+
+    /// Takes the frames that were sent since the last time.
+    pub fn take_sent(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// Number of frames that were sent since the start.
+    pub fn sent(&self) -> u64 {
+        self.sent_frames
+    }
+
+    /// Number of frames that were longer than a frame of memory.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+}
+
+impl Port for SimPort {
+    fn receive(&mut self, into: &mut Vec<Frame>, pool: &mut Pool) {
+        while self.fill.len() < RING {
+            let Some(frame) = pool.take() else { break };
+            self.fill.push(frame);
+        }
+        while into.len() < into.capacity().min(BATCH) && !self.arriving.is_empty() {
+            let Some(mut frame) = self.fill.pop() else { return };
+            let Some(bytes) = self.arriving.pop_front() else { return self.fill.push(frame) };
+            if frame.write(&bytes) {
+                into.push(frame);
+            } else {
+                self.missed += 1;
+                self.fill.push(frame);
+            }
+            self.spare.push(bytes);
+        }
+    }
+
+    fn transmit(&mut self, frame: Frame) -> Result<(), Frame> {
+        if self.outgoing.len() == RING {
+            return Err(frame);
+        }
+        self.outgoing.push(frame);
+        Ok(())
+    }
+
+    fn flush(&mut self, pool: &mut Pool) -> usize {
+        if self.stuck {
+            return self.outgoing.len();
+        }
+        for frame in self.outgoing.drain(..) {
+            self.sent_frames += 1;
+            if self.recording {
+                self.sent.push(frame.to_vec());
+            }
+            pool.put(frame);
+        }
+        0
+    }
+
+    fn held(&self) -> usize {
+        self.fill.len() + self.outgoing.len()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+impl Drop for SimPort {
+    fn drop(&mut self) {
+        self.fill.drain(..).chain(self.outgoing.drain(..)).for_each(|frame| self.region.retire(frame));
+    }
+}
+
+/// A kernel that remembers what it was given. All clones are one.
+#[derive(Clone)]
+pub struct SimPunt {
+    kernel: Arc<Mutex<Kernel>>,
+}
+
+struct Kernel {
+    punted: Vec<(PortId, Vec<u8>)>,
+    /// How many more frames it takes.
+    room: usize,
+    recording: bool,
+}
+
+impl Punt for SimPunt {
+    fn punt(&mut self, ingress: PortId, frame: &[u8]) -> bool {
+        let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        if kernel.room == 0 {
+            return false;
+        }
+        kernel.room -= 1;
+        if kernel.recording {
+            kernel.punted.push((ingress, frame.to_vec()));
+        }
+        true
+    }
+}
+
+/// A port of a [`Router`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimSpec {
+    pub id: PortId,
+    pub ifindex: Ifindex,
+    pub queues: u32,
+}
+
+/// A whole dataplane in memory, turned by hand: the same workers, one round at a time, one after the other.
+///
+/// After every round each frame of memory must be found exactly once, or the round panics.
+pub struct Router {
+    assembled: Assembled<SimPort, SimPunt>,
+    punt: SimPunt,
+    depot: Arc<Depot>,
+    region: Arc<Region>,
+}
+
+impl Router {
+    /// A router with `workers` workers (at least one). Panics if the process has no file descriptor left.
+    pub fn new(workers: usize, ports: &[SimSpec], policy: Arc<Policy>) -> Self {
+        let workers = workers.max(1);
+        let queues: usize = ports.iter().map(|port| port.queues as usize).sum();
+        let frames = queues * 2 * RING + workers * 16 * BATCH;
+        let total = NonZeroU32::new(frames as u32).unwrap_or(NonZeroU32::MIN);
+        let (region, frames) = Region::plain(total);
+        let depot = Depot::new(Arc::clone(&region), frames);
+        let kernel = Kernel { punted: Vec::new(), room: usize::MAX, recording: true };
+        let punt = SimPunt { kernel: Arc::new(Mutex::new(kernel)) };
+        let queue = |port: &SimSpec, number| {
+            (number, Queue { port: port.id, iif: port.ifindex, io: SimPort::new(Arc::clone(&region)) })
+        };
+        let queues = ports.iter().flat_map(|port| (0..port.queues).map(move |number| queue(port, number))).collect();
+        let assembled = assemble(workers, queues, policy, &depot, &punt).expect("file descriptors for the doorbells");
+        Router { assembled, punt, depot, region }
+    }
+
+    /// Puts a frame on the wire to a queue. Panics if there is no such queue.
+    pub fn inject(&mut self, port: PortId, queue: u32, frame: &[u8]) {
+        self.queue_mut(port, queue).inject(frame);
+    }
+
+    /// Turns every worker once. Returns how many frames they dealt with.
+    pub fn round(&mut self) -> usize {
+        let done = self.assembled.workers.iter_mut().map(Worker::round).sum();
+        self.account();
+        done
+    }
+
+    /// Turns the workers until none has anything to do. Returns how many frames they dealt with.
+    pub fn settle(&mut self) -> usize {
+        let mut total = 0;
+        loop {
+            match self.round() {
+                0 => return total,
+                done => total += done,
+            }
+        }
+    }
+
+    /// Takes the frames that left by a port since the last time, of all its queues.
+    pub fn take_sent(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        self.queues_mut().filter(|queue| queue.port == port).flat_map(|queue| queue.io.take_sent()).collect()
+    }
+
+    /// Takes the frames that the kernel was given since the last time, with the ports they came in by.
+    pub fn take_punted(&mut self) -> Vec<(PortId, Vec<u8>)> {
+        std::mem::take(&mut self.kernel().punted)
+    }
+
+    /// How many more frames the kernel takes.
+    pub fn limit_punts(&mut self, room: usize) {
+        self.kernel().room = room;
+    }
+
+    /// Whether the devices of a port send nothing.
+    pub fn stick(&mut self, port: PortId, stuck: bool) {
+        self.queues_mut().filter(|queue| queue.port == port).for_each(|queue| queue.io.stuck = stuck);
+    }
+
+    /// Whether what is sent and punted is kept for [`take_sent`](Self::take_sent) and
+    /// [`take_punted`](Self::take_punted).
+    pub fn record(&mut self, on: bool) {
+        self.queues_mut().for_each(|queue| queue.io.recording = on);
+        self.kernel().recording = on;
+    }
+
+    /// Leaves a newer policy for the workers.
+    pub fn publish(&mut self, policy: Arc<Policy>) {
+        self.assembled.publisher.publish(policy);
+    }
+
+    /// Frees the policies that workers have retired. Returns how many references came back.
+    pub fn collect(&mut self) -> usize {
+        self.assembled.publisher.collect()
+    }
+
+    /// The oldest generation that a worker still uses.
+    pub fn adopted(&self) -> Generation {
+        self.assembled.counters.iter().map(|counters| counters.generation()).min().unwrap_or_default()
+    }
+
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.assembled.counters.iter().for_each(|counters| counters.add_to(&mut sum));
+        sum
+    }
+
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        self.assembled.counters.iter().enumerate().map(|(index, counters)| counters.status(index)).collect()
+    }
+
+    /// Number of frames of memory.
+    pub fn frames(&self) -> usize {
+        self.region.total() as usize
+    }
+
+    /// Ends the router. Returns how many frames of memory did not come home, which must be none.
+    pub fn finish(mut self) -> u32 {
+        self.assembled.workers.iter_mut().for_each(|worker| {
+            worker.abandon();
+        });
+        let Router { assembled, depot, region, .. } = &mut self;
+        assembled.workers.clear();
+        let region = Arc::clone(region);
+        let waiting = depot.free() as u32;
+        region.total() - region.home() - waiting
+    }
+
+    /// free + receiving + sending + handed over == total.
+    fn account(&self) {
+        let workers = &self.assembled.workers;
+        let free: usize = workers.iter().map(|worker| worker.pool().free()).sum();
+        let held: usize = workers.iter().flat_map(Worker::queues).map(|queue| queue.io.held()).sum();
+        let between: usize = workers.iter().map(Worker::inbox).sum();
+        assert_eq!(
+            free + held + between + self.depot.free(),
+            self.frames(),
+            "every frame is somewhere, and only there"
+        );
+    }
+
+    fn kernel(&self) -> std::sync::MutexGuard<'_, Kernel> {
+        self.punt.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queues_mut(&mut self) -> impl Iterator<Item = &mut Queue<SimPort>> {
+        self.assembled.workers.iter_mut().flat_map(|worker| worker.queues_mut().iter_mut())
+    }
+
+    fn queue_mut(&mut self, port: PortId, queue: u32) -> &mut SimPort {
+        let workers = self.assembled.workers.len();
+        let owned = self.assembled.workers[owner(port, queue, workers)].queues_mut();
+        // A worker has its queues of one port in ascending order, every `workers`-th of them.
+        let nth = queue as usize / workers;
+        let found = owned.iter_mut().filter(|owned| owned.port == port).nth(nth);
+        &mut found.expect("the queue is one of the router's").io
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        // What lies between workers belongs to nobody else any more.
+        for worker in &mut self.assembled.workers {
+            worker.abandon();
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One core's work: adopt the newest policy, receive, forward, act, flush.
+
+pub mod crew;
+pub mod doorbell;
+pub mod handover;
+pub mod thread;
+
+use std::sync::Arc;
+
+use crossbeam::utils::CachePadded;
+use shunt_policy::{DropReason, Ifindex, PortId, PuntReason, Stop};
+
+use crate::counters::WorkerCounters;
+use crate::forward::forward;
+use crate::port::Port;
+use crate::punt::Punt;
+use crate::snapshot::Subscriber;
+use crate::xsk::{BATCH, Frame, Pool};
+use handover::{Exchange, Handed};
+
+/// One queue that the worker owns.
+pub struct Queue<P> {
+    pub port: PortId,
+    /// Interface of the port: what packets received here have as their iif.
+    pub iif: Ifindex,
+    pub io: P,
+}
+
+/// How this worker sends by a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// By its own queue with this place in its list.
+    Own(usize),
+    /// By handing over to this worker, which owns a queue of the port.
+    Give(usize),
+    /// Not at all: no such port.
+    None,
+}
+
+/// Everything one worker owns. `P` is the kind of queue, `K` the way back to the kernel.
+pub struct Worker<P, K> {
+    policy: Subscriber,
+    queues: Vec<Queue<P>>,
+    /// By the number of the port.
+    ways: Vec<Way>,
+    exchange: Exchange,
+    pool: Pool,
+    punt: K,
+    counters: Arc<CachePadded<WorkerCounters>>,
+    /// Received and not yet dealt with; kept for its memory.
+    batch: Vec<Frame>,
+    /// Frames that still waited to be sent after the last flush.
+    waiting: usize,
+}
+
+/// The parts of a [`Worker`].
+pub struct Parts<P, K> {
+    pub policy: Subscriber,
+    pub queues: Vec<Queue<P>>,
+    pub ways: Vec<Way>,
+    pub exchange: Exchange,
+    pub pool: Pool,
+    pub punt: K,
+    pub counters: Arc<CachePadded<WorkerCounters>>,
+}
+
+impl<P: Port, K: Punt> Worker<P, K> {
+    pub fn new(parts: Parts<P, K>) -> Self {
+        let Parts { policy, queues, ways, exchange, pool, punt, counters } = parts;
+        counters.adopted(policy.generation());
+        Worker { policy, queues, ways, exchange, pool, punt, counters, batch: Vec::with_capacity(BATCH), waiting: 0 }
+    }
+
+    /// One turn over all queues and inboxes. Returns how many frames were dealt with; 0 means there was nothing to do.
+    pub fn round(&mut self) -> usize {
+        if self.policy.adopt() {
+            self.counters.adopted(self.policy.generation());
+        }
+        let mut done = 0;
+        for queue in 0..self.queues.len() {
+            done += self.receive(queue);
+        }
+        for inbox in 0..self.exchange.inboxes() {
+            done += self.collect(inbox);
+        }
+        self.flush();
+        self.exchange.notify();
+        self.account();
+        done
+    }
+
+    /// Takes a batch from one queue and sends each frame its way.
+    fn receive(&mut self, index: usize) -> usize {
+        let mut batch = std::mem::take(&mut self.batch);
+        let Queue { port, iif, ref mut io } = self.queues[index];
+        io.receive(&mut batch, &mut self.pool);
+        let received = batch.len();
+        if received > 0 {
+            self.counters.received.add(received as u64);
+        }
+        for frame in batch.drain(..) {
+            self.dispatch(frame, port, iif);
+        }
+        self.batch = batch;
+        received
+    }
+
+    fn dispatch(&mut self, mut frame: Frame, ingress: PortId, iif: Ifindex) {
+        match forward(&frame, iif, self.policy.current()) {
+            Ok(onward) => match self.way(onward.egress.port()) {
+                Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
+                way => {
+                    onward.rewrite(&mut frame);
+                    self.send(frame, onward.egress.port(), way);
+                }
+            },
+            Err(stop) => self.stop(frame, ingress, stop),
+        }
+    }
+
+    fn way(&self, port: PortId) -> Way {
+        self.ways.get(usize::from(port.0)).copied().unwrap_or(Way::None)
+    }
+
+    fn send(&mut self, frame: Frame, egress: PortId, way: Way) {
+        match way {
+            Way::Own(queue) => self.transmit(frame, queue),
+            Way::Give(worker) => match self.exchange.give(worker, Handed { frame, egress }) {
+                Ok(()) => {
+                    self.pool.departed();
+                    self.counters.handed_over.add(1);
+                }
+                Err(frame) => self.discard(frame, DropReason::TransmitFull),
+            },
+            Way::None => self.discard(frame, DropReason::TransmitFull),
+        }
+    }
+
+    /// Sends what another worker left in one inbox, at most a batch.
+    fn collect(&mut self, inbox: usize) -> usize {
+        for taken in 0..BATCH {
+            let Some(Handed { frame, egress }) = self.exchange.take(inbox) else { return taken };
+            self.pool.arrived();
+            match self.way(egress) {
+                Way::Own(queue) => self.transmit(frame, queue),
+                // The giver's table of ways and ours come from one place.
+                Way::Give(_) | Way::None => self.discard(frame, DropReason::TransmitFull),
+            }
+        }
+        BATCH
+    }
+
+    fn transmit(&mut self, frame: Frame, queue: usize) {
+        let io = &mut self.queues[queue].io;
+        let refused = io.transmit(frame).or_else(|frame| {
+            // Full of frames that were sent long ago, perhaps.
+            io.flush(&mut self.pool);
+            io.transmit(frame)
+        });
+        match refused {
+            Ok(()) => self.counters.forwarded.add(1),
+            Err(frame) => self.discard(frame, DropReason::TransmitFull),
+        }
+    }
+
+    /// Ends a frame that does not go on by our hands.
+    fn stop(&mut self, frame: Frame, ingress: PortId, stop: Stop) {
+        let end = match stop {
+            Stop::Punt(_) if !self.punt.punt(ingress, &frame) => Stop::Drop(DropReason::PuntFull),
+            end => end,
+        };
+        self.counters.stop(end);
+        self.pool.put(frame);
+    }
+
+    fn discard(&mut self, frame: Frame, reason: DropReason) {
+        self.counters.stop(Stop::Drop(reason));
+        self.pool.put(frame);
+    }
+
+    /// After every batch, however small: a lone packet does not wait for company.
+    fn flush(&mut self) {
+        self.waiting = 0;
+        for queue in &mut self.queues {
+            self.waiting += queue.io.flush(&mut self.pool);
+        }
+    }
+
+    /// Every frame this worker answers for is free or in a ring of its own.
+    fn account(&self) {
+        let held: usize = self.queues.iter().map(|queue| queue.io.held()).sum();
+        self.counters.free.set(self.pool.free());
+        self.counters.held.set(held);
+        debug_assert_eq!(self.pool.free() + held, self.pool.balance(), "free + held == owned");
+    }
+
+    /// Whether nothing is under way: no frame in an inbox, none given to a ring to send.
+    pub fn is_quiet(&self) -> bool {
+        self.exchange.is_empty() && self.queues.iter().all(|queue| queue.io.in_flight() == 0)
+    }
+
+    /// Drops what other workers left and nobody will send any more. To be called when all workers have stopped.
+    pub fn abandon(&mut self) -> usize {
+        let mut abandoned = 0;
+        for inbox in 0..self.exchange.inboxes() {
+            while let Some(Handed { frame, .. }) = self.exchange.take(inbox) {
+                self.pool.arrived();
+                self.discard(frame, DropReason::TransmitFull);
+                abandoned += 1;
+            }
+        }
+        self.account();
+        abandoned
+    }
+
+    pub fn queues(&self) -> &[Queue<P>] {
+        &self.queues
+    }
+
+    pub fn queues_mut(&mut self) -> &mut [Queue<P>] {
+        &mut self.queues
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub fn punt(&self) -> &K {
+        &self.punt
+    }
+
+    pub fn punt_mut(&mut self) -> &mut K {
+        &mut self.punt
+    }
+
+    /// Number of frames that other workers left and this one has not taken yet.
+    pub fn inbox(&self) -> usize {
+        self.exchange.waiting()
+    }
+
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+}

@@ -1,0 +1,211 @@
+//! The XDP program of one port, with its maps.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, ObjectBuilder, libbpf_sys};
+use shunt_policy::{Ifindex, Mac, PassReason};
+
+/// libbpf reads the object in place and wants it aligned.
+#[repr(align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static REDIRECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")));
+static PUNT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/punt.bpf.o")));
+
+/// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` of linux/if_link.h.
+const SKB_MODE: u32 = 1 << 1;
+const DRV_MODE: u32 = 1 << 2;
+
+/// What the program compares with; goes into `struct port` of redirect.bpf.c.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PortConfig {
+    pub(crate) mac: Mac,
+    /// Stands in for `mac` in punted frames, if the program is attached in generic mode.
+    pub(crate) punted: Option<Mac>,
+    pub(crate) serving: bool,
+    /// Longest frame in bytes that a worker takes, Ethernet header included.
+    pub(crate) longest: u32,
+}
+
+impl PortConfig {
+    /// Byte for byte `struct port` of redirect.bpf.c.
+    fn bytes(&self) -> [u8; 20] {
+        let PortConfig { mac, punted, serving, longest } = self;
+        let mut bytes = [0; 20];
+        bytes[..6].copy_from_slice(&mac.0);
+        if let Some(punted) = punted {
+            bytes[6..12].copy_from_slice(&punted.0);
+            bytes[12] = 1;
+        }
+        bytes[13] = u8::from(*serving);
+        bytes[16..].copy_from_slice(&longest.to_ne_bytes());
+        bytes
+    }
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Attached {
+    Native,
+    Generic,
+}
+
+/// A loaded program. Dropping it detaches it.
+pub(crate) struct Program {
+    program: OwnedFd,
+    port: MapHandle,
+    local: MapHandle,
+    passed: MapHandle,
+    xsks: MapHandle,
+    link: Option<OwnedFd>,
+}
+
+impl Program {
+    /// Loads the program, with room for the sockets of `queues` queues.
+    pub(crate) fn load(queues: u32) -> io::Result<Self> {
+        // What goes wrong is in the error that we return; libbpf would print it as well.
+        libbpf_rs::set_print(None);
+        let mut open = ObjectBuilder::default().open_memory(&REDIRECT.0).map_err(cause)?;
+        for mut map in open.maps_mut() {
+            if map.name() == "xsks" {
+                map.set_max_entries(queues).map_err(cause)?;
+            }
+        }
+        let object = open.load().map_err(cause)?;
+        let map = |name: &str| -> io::Result<MapHandle> {
+            let map = object.maps().find(|map| map.name() == name);
+            let map = map.ok_or_else(|| io::Error::other(format!("the BPF object has no map {name}")))?;
+            MapHandle::try_from(&map).map_err(cause)
+        };
+        let program = object.progs().find(|program| program.name() == "redirect");
+        let program = program.ok_or_else(|| io::Error::other("the BPF object has no program redirect"))?;
+        Ok(Program {
+            program: program.as_fd().try_clone_to_owned()?,
+            port: map("port")?,
+            local: map("local")?,
+            passed: map("passed")?,
+            xsks: map("xsks")?,
+            link: None,
+        })
+    }
+
+    /// Where frames of receive queue `queue` go.
+    pub(crate) fn redirect_to(&self, queue: u32, socket: RawFd) -> io::Result<()> {
+        self.xsks.update(&queue.to_ne_bytes(), &socket.to_ne_bytes(), MapFlags::ANY).map_err(cause)
+    }
+
+    pub(crate) fn configure(&self, config: PortConfig) -> io::Result<()> {
+        self.port.update(&0u32.to_ne_bytes(), &config.bytes(), MapFlags::ANY).map_err(cause)
+    }
+
+    /// Leaves packets to `address` to the kernel from now on.
+    pub(crate) fn add_local(&self, address: IpAddr) -> io::Result<()> {
+        self.local.update(&key(address), &[1], MapFlags::ANY).map_err(cause)
+    }
+
+    pub(crate) fn remove_local(&self, address: IpAddr) -> io::Result<()> {
+        self.local.delete(&key(address)).map_err(cause)
+    }
+
+    /// Frames left to the kernel since the program was loaded, by [`PassReason::index`].
+    pub(crate) fn passed(&self) -> [u64; PassReason::ALL.len()] {
+        PassReason::ALL.map(|reason| {
+            let key = (reason.index() as u32).to_ne_bytes();
+            let Ok(Some(per_cpu)) = self.passed.lookup_percpu(&key, MapFlags::ANY) else { return 0 };
+            per_cpu.iter().filter_map(|count| count.first_chunk::<8>()).map(|count| u64::from_ne_bytes(*count)).sum()
+        })
+    }
+
+    /// Attaches the program by a link, so that it goes with the process. Fails with `EBUSY` if there is one already.
+    pub(crate) fn attach(&mut self, ifindex: Ifindex, how: Attached) -> io::Result<()> {
+        let flags = match how {
+            Attached::Native => DRV_MODE,
+            Attached::Generic => SKB_MODE,
+        };
+        // SAFETY: all-zero is a valid value of this plain C struct.
+        let mut options: libbpf_sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
+        options.sz = size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t;
+        options.flags = flags;
+        // SAFETY: the program's descriptor is open, and the options are valid and outlive the call.
+        let link = unsafe {
+            libbpf_sys::bpf_link_create(
+                self.program.as_raw_fd(),
+                ifindex.0 as i32,
+                libbpf_sys::BPF_XDP,
+                &raw const options,
+            )
+        };
+        if link < 0 {
+            return Err(io::Error::from_raw_os_error(-link));
+        }
+        // SAFETY: a descriptor that has just been made and that nobody else knows.
+        self.link = Some(unsafe { OwnedFd::from_raw_fd(link) });
+        Ok(())
+    }
+
+    /// Detaches the program; the kernel has every frame from now on.
+    pub(crate) fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// Id of the XDP program that is attached to the interface now, by whomever.
+    pub(crate) fn present(ifindex: Ifindex) -> io::Result<Option<u32>> {
+        // SAFETY: all-zero is a valid value of this plain C struct.
+        let mut options: libbpf_sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
+        options.sz = size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t;
+        // SAFETY: the options are valid and outlive the call.
+        let result = unsafe { libbpf_sys::bpf_xdp_query(ifindex.0 as i32, 0, &raw mut options) };
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(-result));
+        }
+        let ids = [options.prog_id, options.drv_prog_id, options.skb_prog_id, options.hw_prog_id];
+        Ok(ids.into_iter().find(|id| *id != 0))
+    }
+}
+
+/// libbpf's error with all it says; of the errno only the kind can be had.
+fn cause(error: libbpf_rs::Error) -> io::Error {
+    let kind = match error.kind() {
+        ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+        ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+        ErrorKind::NotFound => io::ErrorKind::NotFound,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("{error:#}"))
+}
+
+/// 16 bytes, IPv4 mapped into IPv6.
+fn key(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// Loads the program that a punt tap needs and puts it to the tap's ingress. It lives as long as the tap.
+pub(super) fn attach_punt(tap: u32, port: Ifindex) -> io::Result<()> {
+    libbpf_rs::set_print(None);
+    let mut open = ObjectBuilder::default().open_memory(&PUNT.0).map_err(cause)?;
+    for mut map in open.maps_mut() {
+        if map.name().to_string_lossy().ends_with(".rodata") {
+            map.set_initial_value(&port.0.to_ne_bytes()).map_err(cause)?;
+        }
+    }
+    let object = open.load().map_err(cause)?;
+    let program = object.progs().find(|program| program.name() == "punt");
+    let program = program.ok_or_else(|| io::Error::other("the BPF object has no program punt"))?;
+    let mut hook = libbpf_rs::TcHookBuilder::new(program.as_fd())
+        .ifindex(tap as i32)
+        .replace(false)
+        .handle(1)
+        .priority(1)
+        .hook(libbpf_rs::TC_INGRESS);
+    hook.create().map_err(cause)?;
+    hook.attach().map_err(cause)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! What does not open says why, and leaves nothing behind.
+
+mod common;
+
+use std::os::unix::fs::MetadataExt;
+
+use common::{LAN, own, policy};
+use shunt_dataplane::{Dataplane, OpenError, Options, PortSpec};
+use shunt_policy::Ifindex;
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// A port on an interface that no machine has.
+fn nowhere() -> PortSpec {
+    PortSpec {
+        id: LAN,
+        name: "shunt-nowhere".into(),
+        ifindex: Ifindex(0x7fff_0000),
+        mac: own(LAN),
+        mtu: 1500,
+        queues: 1,
+    }
+}
+
+fn refusal(ports: &[PortSpec]) -> OpenError {
+    match Dataplane::open(&Options::default(), ports, policy(1)) {
+        Ok(_) => panic!("opened"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn no_port_is_no_dataplane() {
+    assert!(matches!(refusal(&[]), OpenError::NoPorts));
+}
+
+#[test]
+fn a_port_number_is_given_once() {
+    let error = refusal(&[nowhere(), nowhere()]);
+    assert!(matches!(error, OpenError::DuplicatePort { number: 0, .. }), "{error}");
+}
+
+#[test]
+fn privileged_an_interface_that_is_gone_is_named() {
+    if !is_root() {
+        return;
+    }
+    let error = refusal(&[nowhere()]);
+    assert!(matches!(error, OpenError::InterfaceGone { .. }), "{error}");
+    assert!(error.to_string().contains("shunt-nowhere"), "{error}");
+}
