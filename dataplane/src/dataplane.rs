@@ -30,7 +30,7 @@ pub struct PortSpec {
     pub mac: Mac,
     /// Largest IP packet in bytes.
     pub mtu: u32,
-    /// Receive queues; all are served.
+    /// Receive queues, at most; all that the interface uses are served.
     pub queues: u32,
 }
 

@@ -94,12 +94,13 @@ fn mail_by_the_slow_link(dialect: &Dialect) {
     assert_eq!(shunt.terminate().code, 0);
 }
 
-/// Within a second of the change.
+/// Soon after the change; how soon is measured in another story.
 fn arrives(dialect: &Dialect, net: &TwoWays, port: u16, by: &str) {
-    let answered = shunt_tests::lab::eventually(Duration::from_secs(1), || {
-        (dialect.asked(net, port) == by).then_some(())
+    let answered = shunt_tests::lab::eventually(Duration::from_secs(3), || {
+        // A connection that a change cuts in two is reset by the second server.
+        net.client.ask_tcp(dialect.server, port).is_ok_and(|answer| answer == by).then_some(())
     });
-    assert!(answered.is_some(), "{}: port {port} is not answered by {by} within a second", dialect.iptables);
+    assert!(answered.is_some(), "{}: port {port} is not answered by {by}", dialect.iptables);
 }
 
 #[test]
@@ -126,8 +127,8 @@ fn privileged_mail_leaves_by_the_slow_link_ip6tables_legacy() {
 #[test]
 fn privileged_tos_rules_choose_as_the_kernel_does() {
     let net = TwoWays::new();
-    net.router.run("ip rule add tos 0x10 table 201; ip route add default via 203.0.113.10 table 201");
-    net.router.run("ip -6 rule add tos 0x10 table 201; ip -6 route add default via 2001:db8:3::10 table 201");
+    net.router.run("ip rule add iif eth0 tos 0x10 table 201; ip route add default via 203.0.113.10 table 201");
+    net.router.run("ip -6 rule add iif eth0 tos 0x10 table 201; ip -6 route add default via 2001:db8:3::10 table 201");
     // `ping -Q` sets the whole byte; the echo requests that a host receives tell by which way they came.
     let came = |tos: u8, server: &str| -> &'static str {
         let before = [net.fast.packets("eth0").0, net.slow.packets("eth0").0];

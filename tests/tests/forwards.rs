@@ -94,10 +94,15 @@ fn privileged_tcp_with_default_offloads_in_both_modes_and_families() {
             let report = report.unwrap_or_else(|| panic!("{mode}: {client} fails"));
             let report: serde_json::Value = serde_json::from_str(&report).expect("iperf3 prints JSON");
             let received = report["end"]["sum_received"]["bytes"].as_u64().expect("a number");
-            assert!(received >= 19 << 20, "{mode} {server} {back}: {received} bytes arrived");
+            // What is under way when the sender is done is not counted.
+            assert!(received >= 15 << 20, "{mode} {server} {back}: {received} bytes arrived");
             let _ = iperf.child().wait();
         }
-        assert!(shunt.forwarded() > 10_000, "{mode}: {:#}", shunt.status());
+        // Native mode turns segmentation off at the veth's peer. Generic mode sees frames longer than the MTU before the kernel
+        // cuts them, and leaves these to the kernel.
+        let (forwarded, oversize) = (shunt.forwarded(), shunt.counted("passed", "oversize"));
+        assert!(forwarded > if mode == "native" { 10_000 } else { 100 }, "{mode}: {:#}", shunt.status());
+        assert_eq!(oversize > 0, mode == "generic", "{mode}: {:#}", shunt.status());
         assert_eq!(shunt.terminate().code, 0);
     }
 }

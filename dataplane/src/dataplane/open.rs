@@ -25,6 +25,7 @@ pub(super) fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -
     let taps = taps(ports)?;
     let Opened { sockets, depot, queues: opened } = sockets(options, ports, workers)?;
     for (taken, queues) in taken.iter_mut().zip(&opened) {
+        taken.spec.queues = queues.len() as u32;
         taken.zero_copy = queues.iter().all(|queue| queue.is_zero_copy().unwrap_or(false));
         taken.meters = queues.iter().filter_map(|queue| queue.meter().ok()).collect();
         for (number, queue) in queues.iter().enumerate() {
@@ -189,10 +190,23 @@ fn sockets_bound(ports: &[PortSpec], workers: usize, mode: BindMode) -> Result<O
         })?;
     let mut opened = Vec::with_capacity(ports.len());
     for spec in ports {
-        let open = |queue| sockets.open(&spec.name, queue).map_err(|source| unbound(spec, queue, mode, source));
-        opened.push((0..queues(spec)).map(open).collect::<Result<Vec<_>, _>>()?);
+        opened.push(sockets_of(spec, &sockets, mode)?);
     }
     Ok(Opened { sockets, depot, queues: opened })
+}
+
+/// One socket per queue. An interface may have been made with more queues than it uses (`real_num_rx_queues`), as veth is; the
+/// kernel refuses those behind the last used one as invalid (`xsk_reg_pool_at_qid`).
+fn sockets_of(spec: &PortSpec, sockets: &Sockets, mode: BindMode) -> Result<Vec<XskPort>, OpenError> {
+    let mut opened = Vec::new();
+    for queue in 0..queues(spec) {
+        match sockets.open(&spec.name, queue) {
+            Ok(socket) => opened.push(socket),
+            Err(error) if queue > 0 && error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => return Err(unbound(spec, queue, mode, error)),
+        }
+    }
+    Ok(opened)
 }
 
 fn unbound(spec: &PortSpec, queue: u32, mode: BindMode, source: io::Error) -> OpenError {

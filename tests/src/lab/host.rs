@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::namespace::Namespace;
 
 /// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A host that answers with its name, on every address it has, until it is dropped.
 pub struct Host {

@@ -51,16 +51,15 @@ impl TwoWays {
         ] {
             namespace.run(&format!("ip addr add {v4} dev {device}; ip addr add {v6} dev {device} nodad"));
         }
-        for (host, gateway, gateway6) in [
-            (&client, "192.0.2.1", "2001:db8:1::1"),
-            (&fast, "198.51.100.1", "2001:db8:2::1"),
-            (&slow, "203.0.113.1", "2001:db8:3::1"),
-        ] {
-            host.run(&format!("ip route add default via {gateway}; ip -6 route add default via {gateway6}"));
-        }
-        for host in [&fast, &slow] {
+        client.run("ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8:1::1");
+        for (host, gateway, gateway6) in
+            [(&fast, "198.51.100.1", "2001:db8:2::1"), (&slow, "203.0.113.1", "2001:db8:3::1")]
+        {
             let (v4, v6) = (Self::SERVER, Self::SERVER6);
             host.run(&format!("ip addr add {v4}/32 dev lo; ip addr add {v6}/128 dev lo nodad"));
+            // UDP answers have the address that was asked.
+            host.run(&format!("ip route add default via {gateway} src {v4}"));
+            host.run(&format!("ip -6 route add default via {gateway6} src {v6}"));
         }
         router.run("ip route add 198.18.0.0/15 via 198.51.100.10; ip -6 route add 2001:db8:25::/48 via 2001:db8:2::10");
         let hosts = [Host::serve(&fast, "fast", &Self::PORTS), Host::serve(&slow, "slow", &Self::PORTS)];
