@@ -2,15 +2,9 @@
 
 mod common;
 
-use std::os::unix::fs::MetadataExt;
-
 use common::{LAN, own, policy};
 use shunt_dataplane::{Dataplane, OpenError, Options, PortSpec};
 use shunt_policy::Ifindex;
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
-}
 
 /// A port on an interface that no machine has.
 fn nowhere() -> PortSpec {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shunt_tests::lab::{Daemon, Stream, TwoWays};
+use shunt_tests::lab::{Daemon, Stream, TwoWays, eventually};
 
 /// Runs `traffic` and asserts that the workers forwarded it: at least `packets`, and none by the kernel.
 fn by_workers(net: &TwoWays, shunt: &Daemon, packets: u64, traffic: impl FnOnce()) {
@@ -86,14 +86,15 @@ fn privileged_tcp_with_default_offloads_in_both_modes_and_families() {
         for (server, back) in [("198.51.100.10", ""), ("2001:db8:2::10", ""), ("198.51.100.10", "-R")] {
             let mut iperf = net.fast.spawn(&["iperf3", "-s", "-1"]);
             let client = format!("iperf3 -c {server} {back} -n 20M -J --connect-timeout 2000");
-            let report = (0..20).find_map(|_| {
+            // Until the server listens.
+            let report = eventually(Duration::from_secs(5), || {
                 let output = net.client.try_run(&client);
-                std::thread::sleep(Duration::from_millis(100));
                 (output.code == 0).then_some(output.stdout)
             });
             let report = report.unwrap_or_else(|| panic!("{mode}: {client} fails"));
-            let report: serde_json::Value = serde_json::from_str(&report).expect("iperf3 prints JSON");
-            let received = report["end"]["sum_received"]["bytes"].as_u64().expect("a number");
+            let value: serde_json::Value = serde_json::from_str(&report).expect("iperf3 prints JSON");
+            let received = value["end"]["sum_received"]["bytes"].as_u64();
+            let received = received.unwrap_or_else(|| panic!("{mode}: {client}: {report}"));
             // What is under way when the sender is done is not counted.
             assert!(received >= 15 << 20, "{mode} {server} {back}: {received} bytes arrived");
             let _ = iperf.child().wait();

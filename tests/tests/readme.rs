@@ -56,7 +56,7 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     // No `..`: a new selector has to be named.
     let RuleSelector { not, from, to, iif, fwmark, tos, opaque: _ } = RuleSelector::default();
     let _ = (not, from, to, iif, fwmark, tos);
-    ["not", "from", "to", "iif", "fwmark", "tos"].map(in_table);
+    ["not", "from", "to", "iif", "fwmark", "tos"].into_iter().for_each(in_table);
 
     let action = |action: &RuleAction| match action {
         RuleAction::Lookup(_) => Some("lookup"),
@@ -116,7 +116,9 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     };
     in_table("-p");
     assert_eq!(test(&Test::Protocol(6)), Some("-p"));
-    ["-i", "-s", "-d", "--sport", "--dport", "--ports", "--tos", "--dscp", "--mark", "--icmp-type"].map(in_table);
+    ["-i", "-s", "-d", "--sport", "--dport", "--ports", "--tos", "--dscp", "--mark", "--icmp-type"]
+        .into_iter()
+        .for_each(in_table);
 
     let target = |target: &Target| match target {
         Target::Accept => Some("ACCEPT"),
