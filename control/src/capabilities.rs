@@ -2,7 +2,9 @@
 
 /// A capability that is not there.
 #[derive(thiserror::Error, PartialEq, Eq, Debug)]
-#[error("missing capability {name}: needed to {purpose}; run as root, or grant it (systemd: AmbientCapabilities={name})")]
+#[error(
+    "missing capability {name}: needed to {purpose}; run as root, or grant it (systemd: AmbientCapabilities={name})"
+)]
 pub struct Missing {
     pub name: &'static str,
     pub purpose: &'static str,

@@ -100,7 +100,9 @@ fn protocol(text: &str) -> Result<u8, String> {
         "icmpv6" | "ipv6-icmp" => 58,
         "sctp" => 132,
         "udplite" => 136,
-        _ => text.parse().map_err(|_| "expected tcp, udp, icmp, icmpv6, gre, esp, sctp, udplite or a number".to_owned())?,
+        _ => text
+            .parse()
+            .map_err(|_| "expected tcp, udp, icmp, icmpv6, gre, esp, sctp, udplite or a number".to_owned())?,
     })
 }
 

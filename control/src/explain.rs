@@ -130,7 +130,10 @@ pub fn text(packet: &Packet, answer: &Value) -> String {
     }
     lines.push(end);
     if answer["agreed"] == false {
-        lines.push("WARNING the workers' compiled policy decides otherwise: this is a defect of shunt, please report it".into());
+        lines.push(
+            "WARNING the workers' compiled policy decides otherwise: this is a defect of shunt, please report it"
+                .into(),
+        );
     }
     lines.join("\n")
 }

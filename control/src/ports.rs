@@ -103,7 +103,8 @@ fn suits(link: &KernelLink, view: &KernelView, ours: &[Ifindex]) -> Result<Taken
         let name = view.links.iter().find(|other| other.ifindex == master).map_or("another", |other| &other.name);
         return Err(format!("it is a member of {name}, which handles its packets"));
     }
-    if let Some(upper) = view.links.iter().find(|other| other.kind.as_deref() == Some("vlan") && other.lower == Some(link.ifindex))
+    if let Some(upper) =
+        view.links.iter().find(|other| other.kind.as_deref() == Some("vlan") && other.lower == Some(link.ifindex))
     {
         return Err(format!("the VLAN interface {} stands on it; its packets are the kernel's", upper.name));
     }
@@ -157,7 +158,8 @@ pub fn worth_taking(config: &Config, ifindex: Ifindex) -> Result<(), String> {
                     Hook::Prerouting => "every packet",
                     Hook::Forward => "every forwarded packet",
                 };
-                reasons.push(format!("{family}: {hook} is the kernel's ({}), because of {}", guard.reason, guard.origin));
+                reasons
+                    .push(format!("{family}: {hook} is the kernel's ({}), because of {}", guard.reason, guard.origin));
             }
         }
     }

@@ -97,7 +97,12 @@ pub fn text(status: &Value) -> String {
     let mut lines = Vec::new();
     for port in array(&status["ports"]) {
         let copy = if port["zero_copy"] == true { "zero-copy" } else { "copy" };
-        lines.push(format!("port      {}  {}, {copy}, queues {}", word(&port["name"]), word(&port["mode"]), port["queues"]));
+        lines.push(format!(
+            "port      {}  {}, {copy}, queues {}",
+            word(&port["name"]),
+            word(&port["mode"]),
+            port["queues"]
+        ));
     }
     for left in array(&status["left"]) {
         lines.push(format!("left      {}  {}", word(&left["name"]), word(&left["why"])));
@@ -111,7 +116,12 @@ pub fn text(status: &Value) -> String {
     let policy = &status["policy"];
     lines.push(format!(
         "policy    generation {}: {} rules, {} tables, {} routes, {} mangle rules, {} guards",
-        policy["generation"], policy["rules"], policy["tables"], policy["routes"], policy["mangle_rules"], policy["guards"]
+        policy["generation"],
+        policy["rules"],
+        policy["tables"],
+        policy["routes"],
+        policy["mangle_rules"],
+        policy["guards"]
     ));
     let mirror = &status["mirror"];
     match mirror["fault"].as_str() {
@@ -124,7 +134,8 @@ pub fn text(status: &Value) -> String {
     let counters = &status["counters"];
     lines.push(format!("forwarded {}", counters["forwarded"]));
     for kind in ["dropped", "punted", "passed"] {
-        for (reason, count) in counters[kind].as_object().into_iter().flatten().filter(|(_, count)| **count != json!(0)) {
+        for (reason, count) in counters[kind].as_object().into_iter().flatten().filter(|(_, count)| **count != json!(0))
+        {
             lines.push(format!("{kind:9} {count}  {reason}"));
         }
     }

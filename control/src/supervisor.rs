@@ -163,7 +163,11 @@ impl Supervisor {
         let chosen = self.choose(mirror, &self.taken());
         // An interface that came, or came back, or became worth it: the workers start anew on all.
         let news = chosen.taken.iter().any(|port| !self.taken().contains(&port.ifindex));
-        let gone = self.selection.taken.iter().any(|port| !mirror.view().links.iter().any(|link| link.ifindex == port.ifindex));
+        let gone = self
+            .selection
+            .taken
+            .iter()
+            .any(|port| !mirror.view().links.iter().any(|link| link.ifindex == port.ifindex));
         self.reopen |= news || gone;
         self.selection.left = chosen.left.clone();
         let Some(dataplane) = &mut self.dataplane else { return };
@@ -248,7 +252,12 @@ impl Supervisor {
         for left in &self.selection.left {
             println!("left {}: {}", left.name, left.why);
         }
-        println!("ready: {} ports, {} workers, generation {}", ports.len(), self.settings.workers, self.policy.generation().0);
+        println!(
+            "ready: {} ports, {} workers, generation {}",
+            ports.len(),
+            self.settings.workers,
+            self.policy.generation().0
+        );
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 

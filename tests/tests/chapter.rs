@@ -61,7 +61,13 @@ fn mail_by_the_slow_link(dialect: &Dialect) {
     assert_eq!(net.router.kernel_forwarded(), kernel, "{iptables}: the kernel forwarded: {:#}", shunt.status());
 
     let told = dialect.mail(&shunt);
-    for word in ["--dport 25", "mark 0x0 -> 0x1", "fwmark 0x1 lookup mail.out", "table mail.out: default via", "forward by ppp0"] {
+    for word in [
+        "--dport 25",
+        "mark 0x0 -> 0x1",
+        "fwmark 0x1 lookup mail.out",
+        "table mail.out: default via",
+        "forward by ppp0",
+    ] {
         assert!(told.contains(word), "{iptables}: {word:?} is not in\n{told}");
     }
     for text in ["--set-xmark 0x1/0xffffffff", "fwmark 0x1 lookup mail.out", "table mail.out: 1 "] {

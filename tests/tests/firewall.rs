@@ -114,10 +114,15 @@ fn privileged_a_barrier_put_up_live_holds_within_a_second() {
         assert!(resumes(&net), "{} leaves the way closed: {:#}", barrier.unset, shunt.status());
     }
     let kernel = net.router.kernel_forwarded();
-    assert!(eventually(Duration::from_secs(2), || { 
-        let before = net.router.kernel_forwarded();
-        (passes(&net) && net.router.kernel_forwarded() == before).then_some(())
-    }).is_some(), "the workers do not take over again: {kernel} {:#}", shunt.status());
+    assert!(
+        eventually(Duration::from_secs(2), || {
+            let before = net.router.kernel_forwarded();
+            (passes(&net) && net.router.kernel_forwarded() == before).then_some(())
+        })
+        .is_some(),
+        "the workers do not take over again: {kernel} {:#}",
+        shunt.status()
+    );
 }
 
 #[test]
@@ -175,7 +180,10 @@ fn privileged_a_port_that_is_all_the_kernels_is_not_taken() {
     let status = shunt.status();
     assert_eq!(status["ports"].as_array().map(Vec::len), Some(0), "{status:#}");
     let left = status["left"].as_array().expect("a list");
-    assert!(left.iter().any(|left| left["why"].as_str().is_some_and(|why| why.contains("-P FORWARD DROP"))), "{left:?}");
+    assert!(
+        left.iter().any(|left| left["why"].as_str().is_some_and(|why| why.contains("-P FORWARD DROP"))),
+        "{left:?}"
+    );
     assert!(!net.router.run("ip -d link show").contains("xdp"));
     net.router.run("iptables -P FORWARD ACCEPT");
     let taken = eventually(Duration::from_secs(4), || {

@@ -78,7 +78,8 @@ fn privileged_netfilter_changes_are_followed_within_a_second() {
     net.router.run("ip rule add fwmark 1 table 201; ip route add default via 203.0.113.10 table 201");
     let _shunt = net.router.start_shunt("");
     for iptables in ["iptables-nft", "iptables-legacy"] {
-        let took = takes(&net, &format!("{iptables} -t mangle -A PREROUTING -i eth0 -p udp -j MARK --set-mark 1"), "slow");
+        let took =
+            takes(&net, &format!("{iptables} -t mangle -A PREROUTING -i eth0 -p udp -j MARK --set-mark 1"), "slow");
         println!("{iptables} {took:?}");
         assert!(took < Duration::from_secs(1), "{iptables} took {took:?}");
         let took = takes(&net, &format!("{iptables} -t mangle -F PREROUTING"), "fast");

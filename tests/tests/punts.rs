@@ -90,7 +90,8 @@ fn privileged_forwarded_frames_are_right_to_the_byte() {
     let (to_server, from_router) = (net.fast.mac("eth0"), net.router.mac("eth1"));
     for payload in [&b""[..], b"x", b"eighteen bytes, yes", &[7; 1472]] {
         for family in [4, 6] {
-            let sent = if family == 4 { wires.ipv4(64, payload) } else { wires.ipv6(64, &payload[..payload.len().min(1452)]) };
+            let sent =
+                if family == 4 { wires.ipv4(64, payload) } else { wires.ipv6(64, &payload[..payload.len().min(1452)]) };
             let kernel = wires.through(&sent, SOON).expect("the kernel forwards");
             let shunt = net.router.start_shunt("");
             let before = net.router.kernel_forwarded();
@@ -123,11 +124,13 @@ fn privileged_routes_that_answer_do_so_by_the_kernel() {
     let net = TwoWays::new();
     let mut wires = Wires::open(&net);
     net.router.run("ip route add unreachable 198.19.1.0/24; ip route add prohibit 198.19.2.0/24; ip route add blackhole 198.19.3.0/24");
-    net.router.run("ip rule add priority 50 to 198.19.4.0/24 prohibit; ip rule add priority 51 to 198.19.5.0/24 unreachable");
+    net.router
+        .run("ip rule add priority 50 to 198.19.4.0/24 prohibit; ip rule add priority 51 to 198.19.5.0/24 unreachable");
     net.router.run("sysctl -qw net.ipv4.icmp_ratelimit=0");
     // The kernel grants each host five such errors in a row (ip_error), so the second round is another host's.
     net.client.run("ip addr add 192.0.2.11/24 dev eth0");
-    let nowhere = [[198, 19, 1, 1], [198, 19, 2, 1], [198, 19, 3, 1], [198, 19, 4, 1], [198, 19, 5, 1], [203, 0, 114, 1]];
+    let nowhere =
+        [[198, 19, 1, 1], [198, 19, 2, 1], [198, 19, 3, 1], [198, 19, 4, 1], [198, 19, 5, 1], [203, 0, 114, 1]];
     let mut errors = |from: Ipv4Addr| {
         nowhere.map(|to| {
             let frame = ipv4_udp(wires.macs, (from, to.into()), 64, (4000, PORT), b"to nowhere");

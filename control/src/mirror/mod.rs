@@ -432,16 +432,13 @@ async fn until(when: Option<Instant>) {
 async fn finished(reading: &mut Option<JoinHandle<Result<Netfilter, Fault>>>) -> Result<Netfilter, Fault> {
     match reading {
         None => pending().await,
-        Some(handle) => handle.await.unwrap_or_else(|error| {
-            Err(Fault::Failed { tool: "the reader of netfilter", problem: error.to_string() })
-        }),
+        Some(handle) => handle
+            .await
+            .unwrap_or_else(|error| Err(Fault::Failed { tool: "the reader of netfilter", problem: error.to_string() })),
     }
 }
 
-fn each<T>(
-    messages: Vec<RouteNetlinkMessage>,
-    decode: impl FnMut(RouteNetlinkMessage) -> Option<T>,
-) -> Vec<T> {
+fn each<T>(messages: Vec<RouteNetlinkMessage>, decode: impl FnMut(RouteNetlinkMessage) -> Option<T>) -> Vec<T> {
     messages.into_iter().filter_map(decode).collect()
 }
 

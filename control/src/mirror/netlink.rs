@@ -47,13 +47,14 @@ impl Dumper {
         let mut dump = Dump::default();
         for _ in 0..ATTEMPTS {
             let mut answer = Dump { retried: dump.retried, ..Dump::default() };
-            let interrupted = self.ask(serialized(request.clone()), &mut |kind, bytes| {
-                match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).map(|message| message.payload) {
-                    Ok(NetlinkPayload::InnerMessage(message)) => answer.messages.push(message),
-                    Ok(_) => {}
-                    Err(error) => answer.undecodable.push(format!("netlink message of type {kind}: {error}")),
-                }
-            })?;
+            let interrupted =
+                self.ask(serialized(request.clone()), &mut |kind, bytes| {
+                    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).map(|message| message.payload) {
+                        Ok(NetlinkPayload::InnerMessage(message)) => answer.messages.push(message),
+                        Ok(_) => {}
+                        Err(error) => answer.undecodable.push(format!("netlink message of type {kind}: {error}")),
+                    }
+                })?;
             if !interrupted {
                 return Ok(answer);
             }

@@ -109,7 +109,8 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)], translation: &mut Trans
             }
         }
         if sysctls.rp_filter != RpFilter::Off {
-            let origin = Origin::new(Source::Sysctl, format!("net.ipv4.conf.{}.rp_filter: {:?}", link.name, sysctls.rp_filter));
+            let origin =
+                Origin::new(Source::Sysctl, format!("net.ipv4.conf.{}.rp_filter: {:?}", link.name, sysctls.rp_filter));
             let why = "packets whose way back is by this interface are ours; to any other the kernel may object";
             translation.report.push(Item::punted(origin, PuntReason::ReversePath, why));
         }

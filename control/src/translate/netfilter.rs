@@ -41,7 +41,8 @@ fn mangle_prerouting(family: Family, dialects: &[&Dialect], translation: &mut Tr
     // Both back ends hook in at the same priority, and which one the kernel asks first we cannot see. A packet that no rule of
     // the second can touch fares the same in either order; the others are the kernel's.
     for (source, _, chain) in speaking {
-        let why = format!("{source} and another back end both have mangle PREROUTING rules, in an order that is not visible");
+        let why =
+            format!("{source} and another back end both have mangle PREROUTING rules, in an order that is not visible");
         if chain.policy == Some(ChainPolicy::Drop) {
             let origin = Origin::new(source, "mangle PREROUTING policy DROP");
             guard_all(family, PuntReason::OpaqueMangle, &origin, translation);
@@ -156,20 +157,14 @@ fn nat(family: Family, chain: &Chain, translation: &mut Translation) {
             guard(family, Hook::Forward, PuntReason::Nat, rule, why.to_owned(), translation);
         } else {
             guard_all(family, PuntReason::Nat, &rule.origin, translation);
-            let why = format!("answers of translated connections look like any packet: all of {family} is the kernel's");
+            let why =
+                format!("answers of translated connections look like any packet: all of {family} is the kernel's");
             translation.report.push(Item::punted(rule.origin.clone(), PuntReason::Nat, why));
         }
     }
 }
 
-fn guard(
-    family: Family,
-    hook: Hook,
-    reason: PuntReason,
-    rule: &ChainRule,
-    why: String,
-    translation: &mut Translation,
-) {
+fn guard(family: Family, hook: Hook, reason: PuntReason, rule: &ChainRule, why: String, translation: &mut Translation) {
     let mut matches = rule.matches.clone();
     // A mark that an earlier hook may have changed, and an egress that is not known yet, decide nothing.
     let undecided = |one: &Match| {

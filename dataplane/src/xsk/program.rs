@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, ObjectBuilder, libbpf_sys};
+use nix::fcntl::{FcntlArg, fcntl};
 use shunt_policy::{Ifindex, Mac, PassReason};
 
 /// libbpf reads the object in place and wants it aligned.
@@ -54,7 +55,10 @@ pub(crate) enum Attached {
 
 /// A loaded program. Dropping it detaches it.
 pub(crate) struct Program {
+    /// The program that is attached. It calls the other one out of the map `alive`.
     program: OwnedFd,
+    /// The only descriptor of the map `alive`: when it is closed the kernel has every frame.
+    _alive: OwnedFd,
     port: MapHandle,
     local: MapHandle,
     passed: MapHandle,
@@ -79,10 +83,19 @@ impl Program {
             let map = map.ok_or_else(|| io::Error::other(format!("the BPF object has no map {name}")))?;
             MapHandle::try_from(&map).map_err(cause)
         };
-        let program = object.progs().find(|program| program.name() == "redirect");
-        let program = program.ok_or_else(|| io::Error::other("the BPF object has no program redirect"))?;
+        let program = |name: &str| -> io::Result<OwnedFd> {
+            let program = object.progs().find(|program| program.name() == name);
+            let program = program.ok_or_else(|| io::Error::other(format!("the BPF object has no program {name}")))?;
+            program.as_fd().try_clone_to_owned()
+        };
+        let redirect = program("redirect")?;
+        let alive = object.maps().find(|map| map.name() == "alive");
+        let alive = alive.ok_or_else(|| io::Error::other("the BPF object has no map alive"))?;
+        let (first, called) = (0u32.to_ne_bytes(), redirect.as_raw_fd().to_ne_bytes());
+        alive.update(&first, &called, MapFlags::ANY).map_err(cause)?;
         Ok(Program {
-            program: program.as_fd().try_clone_to_owned()?,
+            program: program("entry")?,
+            _alive: closed_first(alive.as_fd())?,
             port: map("port")?,
             local: map("local")?,
             passed: map("passed")?,
@@ -163,6 +176,17 @@ impl Program {
         let ids = [options.prog_id, options.drv_prog_id, options.skb_prog_id, options.hw_prog_id];
         Ok(ids.into_iter().find(|id| *id != 0))
     }
+}
+
+/// A dying process has its files released from the highest descriptor down (`exit_files` queues them as task work, which runs last
+/// in, first out), and this one should come before sockets and links.
+fn closed_first(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const HIGH: i32 = 512;
+    let high = fcntl(file, FcntlArg::F_DUPFD_CLOEXEC(HIGH));
+    // A low limit on open files costs the haste, not the function.
+    let number = high.or_else(|_| fcntl(file, FcntlArg::F_DUPFD_CLOEXEC(0)))?;
+    // SAFETY: a descriptor that has just been made and that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// libbpf's error with all it says; of the errno only the kind can be had.

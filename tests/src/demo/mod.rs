@@ -83,13 +83,14 @@ pub fn run(out: &mut dyn Write) -> io::Result<Report> {
     teller.pause();
 
     teller.says("The process is killed (SIGKILL). The kernel goes on by the same rules.")?;
+    let errors = traffic.errors();
     let stream = Stream::start(&network.anna, WEB, 5000, Duration::from_millis(1));
     std::thread::sleep(Duration::from_millis(300));
     shunt.kill();
     std::thread::sleep(Duration::from_millis(300));
     let silence = stream.finish();
     phases.push(teller.watch("shunt killed: the kernel alone", None)?);
-    let errors = traffic.stop();
+    traffic.stop();
 
     let report = Report { phases, switched, silence: silence.longest_gap, lost_at_death: silence.lost(), errors };
     writeln!(teller.out, "\n{report}")?;
@@ -146,7 +147,6 @@ impl Teller<'_> {
             }
             (start.elapsed() > last.1 + Duration::from_millis(250)).then_some(())
         });
-        writeln!(self.out, "    the last {kind} by this way was seen {:.0?} later", last.1)?;
         Ok(last.1)
     }
 

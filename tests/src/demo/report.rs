@@ -78,12 +78,12 @@ impl Phase {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     pub phases: Vec<Phase>,
-    /// From the deletion of a rule to the last packet by it.
+    /// From the return of the command that deleted a rule to the last packet by it that was seen.
     pub switched: Duration,
     /// Longest silence of a 1 ms stream around the death of the process.
     pub silence: Duration,
     pub lost_at_death: u64,
-    /// TCP exchanges that did not come to their end, over all phases.
+    /// TCP exchanges that did not come to their end while shunt ran.
     pub errors: u64,
 }
 
@@ -125,6 +125,9 @@ impl Report {
         if self.phases.len() != 7 {
             wrong.push(format!("{} phases of 7", self.phases.len()));
         }
+        if self.errors > 0 {
+            wrong.push(format!("{} TCP exchanges failed while shunt ran", self.errors));
+        }
         if self.silence > Duration::from_millis(50) {
             wrong.push(format!("a silence of {:?} when the process died", self.silence));
         }
@@ -148,20 +151,27 @@ impl fmt::Display for Report {
         for phase in &self.phases {
             write!(f, "{:<34}", phase.title)?;
             for uplink in UPLINKS {
-                let [mail, web, inter, stream] = ["mail", "web", "interactive", "stream"].map(|kind| phase.count(uplink, kind));
+                let [mail, web, inter, stream] =
+                    ["mail", "web", "interactive", "stream"].map(|kind| phase.count(uplink, kind));
                 write!(f, "| {mail:>4} {web:>4} {inter:>6} {stream:>6}     ")?;
             }
             let Census { kernel, workers, punted, .. } = phase.seen;
             writeln!(f, "| {workers:>7} {kernel:>7} {punted:>7}")?;
         }
         writeln!(f)?;
-        writeln!(f, "Rules: mail by fwmark 1 -> table mail.out (ppp0); interactive by fwmark 2 -> table isdn.out (isdn0); the rest main.")?;
-        writeln!(f, "Rule deleted: the last mail by ppp0 {:.0?} later.", self.switched)?;
+        writeln!(
+            f,
+            "Rules: mail by fwmark 1 -> table mail.out (ppp0); interactive by fwmark 2 -> table isdn.out (isdn0); the rest main."
+        )?;
+        match self.switched {
+            Duration::ZERO => writeln!(f, "Rule deleted: no mail by ppp0 after the command had returned.")?,
+            late => writeln!(f, "Rule deleted: the last mail by ppp0 {late:.0?} after the command had returned.")?,
+        }
         writeln!(
             f,
             "Process killed: longest silence {:.1?} in a stream of one packet each ms, {} lost.",
             self.silence, self.lost_at_death
         )?;
-        write!(f, "TCP exchanges that failed in the whole demo: {}.", self.errors)
+        write!(f, "TCP exchanges that failed while shunt ran: {}.", self.errors)
     }
 }

@@ -48,13 +48,16 @@ impl Traffic {
         }));
     }
 
-    /// Ends it, and says how many exchanges did not come to their end.
-    pub(super) fn stop(self) -> u64 {
+    /// How many exchanges did not come to their end until now.
+    pub(super) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().expect("a thread of ours");
         }
         self.stream.finish();
-        self.errors.load(Ordering::Relaxed)
     }
 }

@@ -66,7 +66,9 @@ impl Namespace {
                         return daemon;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("shunt is not ready after {PATIENCE:?}: {:?}", daemon.greeting),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("shunt is not ready after {PATIENCE:?}: {:?}", daemon.greeting)
+                }
                 Err(RecvTimeoutError::Disconnected) => panic!("shunt ended before it was ready: {:?}", daemon.finish()),
             }
         }
@@ -128,7 +130,8 @@ impl Daemon {
     fn ask(&self, question: &str) -> Value {
         let output = self.namespace.shunt(&format!("{question} --json --socket {}", self.socket));
         assert_eq!(output.code, 0, "shunt {question}: {}", output.stderr);
-        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("shunt {question}: {error}: {}", output.stdout))
+        serde_json::from_str(&output.stdout)
+            .unwrap_or_else(|error| panic!("shunt {question}: {error}: {}", output.stdout))
     }
 
     /// Packets forwarded by the workers.

@@ -50,16 +50,30 @@ impl Wire {
 }
 
 /// A UDP datagram in IPv4, valid in every sum.
-pub fn ipv4_udp(macs: ([u8; 6], [u8; 6]), ips: (Ipv4Addr, Ipv4Addr), ttl: u8, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(ips.0.octets(), ips.1.octets(), ttl).udp(ports.0, ports.1);
+pub fn ipv4_udp(
+    macs: ([u8; 6], [u8; 6]),
+    ips: (Ipv4Addr, Ipv4Addr),
+    ttl: u8,
+    ports: (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(macs.0, macs.1).ipv4(ips.0.octets(), ips.1.octets(), ttl).udp(ports.0, ports.1);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut frame, payload).expect("a vector takes everything");
     frame
 }
 
 /// The same in IPv6.
-pub fn ipv6_udp(macs: ([u8; 6], [u8; 6]), ips: (Ipv6Addr, Ipv6Addr), hops: u8, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv6(ips.0.octets(), ips.1.octets(), hops).udp(ports.0, ports.1);
+pub fn ipv6_udp(
+    macs: ([u8; 6], [u8; 6]),
+    ips: (Ipv6Addr, Ipv6Addr),
+    hops: u8,
+    ports: (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(macs.0, macs.1).ipv6(ips.0.octets(), ips.1.octets(), hops).udp(ports.0, ports.1);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut frame, payload).expect("a vector takes everything");
     frame

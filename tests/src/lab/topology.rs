@@ -76,7 +76,11 @@ impl TwoWays {
             let output = self.router.try_run(&pings.replace(';', " >/dev/null &&"));
             (output.code == 0).then_some(())
         });
-        assert!(answered.is_some(), "the router does not reach its neighbours:\n{}", self.router.run("ip addr; ip neigh"));
+        assert!(
+            answered.is_some(),
+            "the router does not reach its neighbours:\n{}",
+            self.router.run("ip addr; ip neigh")
+        );
     }
 }
 
