@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
@@ -358,8 +358,8 @@ fn family(family: AddressFamily) -> Option<Family> {
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
-        RouteAddress::Inet(a) => Some(IpAddr::V4(Ipv4Addr::from(*a))),
-        RouteAddress::Inet6(a) => Some(IpAddr::V6(Ipv6Addr::from(*a))),
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
         _ => None,
     }
 }

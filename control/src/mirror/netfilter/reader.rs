@@ -48,19 +48,25 @@ pub async fn read() -> Result<Netfilter, Fault> {
             Family::V6 => ("ip6", ["ip6tables-nft-save", "ip6tables-legacy-save"], !legacy.v6.is_empty()),
         };
         if tables.iter().any(|table| table.family == name && IPTABLES.contains(&table.name.as_str())) {
-            let text = run(tools[0], "iptables", &[]).await?;
-            let tables = save::parse(&text, family, Source::IptablesNft);
+            let tables = saved_by(tools[0], family, Source::IptablesNft).await?;
             // What iptables-nft prints it has written or could have; the others are native, whatever their name.
             bases.retain(|base| base.table.family != name || !printed(&tables, &base.table.name));
             saved.push(Dialect { family, source: Source::IptablesNft, saved: tables });
         }
         if legacy {
-            let text = run(tools[1], "iptables", &[]).await?;
-            let tables = save::parse(&text, family, Source::IptablesLegacy);
+            let tables = saved_by(tools[1], family, Source::IptablesLegacy).await?;
             saved.push(Dialect { family, source: Source::IptablesLegacy, saved: tables });
         }
     }
     Ok(Netfilter { saved, nft: bases, translated: Vec::new() })
+}
+
+async fn saved_by(tool: &'static str, family: Family, source: Source) -> Result<Saved, Fault> {
+    let saved = save::parse(&run(tool, "iptables", &[]).await?, family, source);
+    if saved.cut {
+        return Err(Fault::Failed { tool, problem: "its output ends in the middle of a table".to_owned() });
+    }
+    Ok(saved)
 }
 
 fn printed(saved: &Saved, table: &str) -> bool {

@@ -31,6 +31,8 @@ pub struct Saved {
     pub tables: Vec<Table>,
     /// Tables that the tool calls incompatible: they were not written by iptables.
     pub incompatible: Vec<String>,
+    /// The output ends in the middle of a table: it must not be believed.
+    pub cut: bool,
 }
 
 impl Saved {
@@ -65,7 +67,10 @@ pub fn parse(text: &str, family: Family, source: Source) -> Saved {
                 saved.incompatible.push(name.to_owned());
             }
         } else if let Some(name) = line.strip_prefix('*') {
+            saved.cut = true;
             saved.tables.push(Table { name: name.trim().to_owned(), chains: Vec::new() });
+        } else if line == "COMMIT" {
+            saved.cut = false;
         } else if let Some(table) = saved.tables.last_mut() {
             if let Some(declaration) = line.strip_prefix(':') {
                 declare(table, declaration);
@@ -354,3 +359,6 @@ fn icmp(text: &str) -> Option<Test> {
     // 255 is iptables' own number for "any" and left to the kernel like the names.
     Some(Test::Icmp { kind: kind.parse().ok().filter(|kind| *kind != u8::MAX)?, codes })
 }
+
+#[cfg(test)]
+mod tests;

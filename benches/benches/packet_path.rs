@@ -1,0 +1,121 @@
+//! Cost of a packet of the chapter: parsed, marked by a mangle rule, routed by its mark, rewritten; and of its parts.
+//!
+//! Memory to memory, on one core: what AF_XDP and the driver add is measured against the kernel elsewhere.
+
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use etherparse::PacketBuilder;
+use shunt_dataplane::packet::Packet;
+use shunt_policy::config::{
+    BaseChain, ChainPolicy, ChainRule, Config, InterfacePattern, Link, MarkMatch, Match, Neighbour, Nexthop, Origin,
+    PortRange, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Target, Test, Transmit,
+};
+use shunt_policy::{Dscp, Family, Generation, Ifindex, Mac, Policy, PortId, Prefix, Priority, TableId, compile};
+
+const LAN: Ifindex = Ifindex(2);
+const MAIL_OUT: TableId = TableId(201);
+
+/// The router of the chapter with `rules` mangle rules of which the last one matches mail, and `routes` more routes in its table.
+fn policy(rules: usize, routes: u32) -> Policy {
+    let mut config = Config::default();
+    for number in 1..=3u16 {
+        config.links.push(Link {
+            ifindex: Ifindex(u32::from(number) + 1),
+            name: format!("eth{number}"),
+            mac: Some(Mac([2, 0, 0, 0, 0, number as u8])),
+            up: true,
+            mtu: 1500,
+            mtu6: 1500,
+            forwarding4: true,
+            forwarding6: true,
+            rp_filter: RpFilter::Off,
+            src_valid_mark: false,
+            transmit: Transmit::Port(PortId(number - 1)),
+        });
+    }
+    let gateway = address("203.0.113.2");
+    config.neighbours.push(Neighbour { ifindex: Ifindex(4), address: gateway, mac: Some(Mac([2, 0, 0, 0, 1, 3])) });
+    let fwmark = RuleSelector { fwmark: Some(MarkMatch { value: 1, mask: u32::MAX }), ..RuleSelector::default() };
+    let any = RuleSelector::default();
+    for (priority, selector, table) in
+        [(0, any.clone(), TableId::LOCAL), (32765, fwmark, MAIL_OUT), (32766, any, TableId::MAIN)]
+    {
+        let action = RuleAction::Lookup(table);
+        let origin = Origin::new(Source::Rule, "bench");
+        config.rules.push(Rule { family: Family::V4, priority: Priority(priority), selector, action, origin });
+    }
+    let mut route = |destination: Prefix, table| {
+        let kind = RouteKind::Unicast(Nexthop { oif: Ifindex(4), via: Some(gateway), mtu: None });
+        let origin = Origin::new(Source::Route, "bench");
+        config.routes.push(Route { table, destination, tos: Dscp::default(), metric: 0, kind, origin });
+    };
+    route(Prefix::any(Family::V4), MAIL_OUT);
+    for number in 0..routes {
+        // Spread over the address space by a multiplicative hash.
+        let network = number.wrapping_mul(0x9e37_79b1) | 0x0100_0000;
+        route(Prefix::new(IpAddr::V4(network.into()), 24).expect("24 bits"), MAIL_OUT);
+    }
+    let chain_rule = |port: u16| ChainRule {
+        matches: vec![
+            Match { not: false, test: Test::In(InterfacePattern("eth1".to_owned())) },
+            Match { not: false, test: Test::Protocol(6) },
+            Match { not: false, test: Test::DestinationPort(vec![PortRange::one(port)]) },
+        ],
+        target: Target::Mark { clear: u32::MAX, flip: 1 },
+        origin: Origin::new(Source::IptablesNft, "bench"),
+    };
+    config.mangle.push(BaseChain {
+        family: Family::V4,
+        name: "bench".to_owned(),
+        rules: (1..rules as u16).map(|number| chain_rule(1000 + number)).chain([chain_rule(25)]).collect(),
+        policy: ChainPolicy::Accept,
+        user: Vec::new(),
+    });
+    compile(&config, Generation(1))
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// A mail segment of 64 bytes from the LAN.
+fn mail() -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 0, 1])
+        .ipv4([192, 0, 2, 10], [198, 51, 100, 25], 64)
+        .tcp(40_000, 25, 1, 1024);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[0; 10]).expect("a vector takes everything");
+    frame
+}
+
+fn packet_path(criterion: &mut Criterion) {
+    let frame = mail();
+    let mut group = criterion.benchmark_group("packet");
+    group
+        .throughput(Throughput::Elements(1))
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    group.bench_function("parse", |bencher| bencher.iter(|| Packet::parse(black_box(&frame))));
+    for (name, rules, routes) in [("chapter", 1, 0), ("1000 mangle rules", 1000, 0), ("100k routes", 1, 100_000)] {
+        let policy = policy(rules, routes);
+        let query = Packet::parse(&frame).expect("a good frame").query(LAN);
+        group.bench_function(format!("decide, {name}"), |bencher| bencher.iter(|| policy.decide(black_box(&query))));
+    }
+    let policy = policy(1, 0);
+    group.bench_function("forward and rewrite", |bencher| {
+        let mut copy = frame.clone();
+        bencher.iter(|| {
+            copy.copy_from_slice(&frame);
+            let packet = Packet::parse(&copy).expect("a good frame");
+            let egress = policy.decide(&packet.query(LAN)).expect("a way out");
+            packet.rewrite(&mut copy, egress.source(), egress.destination())
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, packet_path);
+criterion_main!(benches);
