@@ -9,7 +9,7 @@ use shunt_policy::{DropReason, PassReason, PuntReason};
 
 fn readme() -> (PathBuf, String) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&path).expect("the README is there");
     (path, text)
 }
 
@@ -40,7 +40,7 @@ fn the_tables_of_reasons_are_those_of_the_enums() {
                 &format!("<!-- {name} -->\n{table}"),
                 1,
             );
-            std::fs::write(&path, &text).unwrap();
+            std::fs::write(&path, &text).expect("the README can be written");
         }
         assert_eq!(section(&text, name), table, "README section {name}: rewrite it as the head of this file says");
     }
