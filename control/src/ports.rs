@@ -112,7 +112,9 @@ fn suits(link: &KernelLink, view: &KernelView, ours: &[Ifindex]) -> Result<Taken
         return Err(format!("another XDP program (id {program}) is attached; see: bpftool net, ip link"));
     }
     if view.has_ingress_filter(link.ifindex) {
-        return Err("a tc ingress or clsact qdisc is attached, whose filters we do not mirror".to_owned());
+        return Err(
+            "a tc ingress or clsact qdisc or a tcx program is attached, whose filters we do not mirror".to_owned()
+        );
     }
     let (ifindex, name) = (link.ifindex, link.name.clone());
     Ok(Taken { ifindex, name, mac, mtu: link.mtu, queues: link.rx_queues.max(1) })

@@ -22,3 +22,4 @@ pub use counters::Counters;
 pub use dataplane::{Dataplane, Options, PortSpec, XdpMode, ZeroCopy};
 pub use error::OpenError;
 pub use status::{PortStatus, StopReport, WorkerStatus};
+pub use xsk::has_tcx_programs;

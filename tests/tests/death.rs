@@ -1,8 +1,12 @@
 //! The end of the process is not the end of the traffic. The network is that of [`TwoWays`].
 
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 use std::time::Duration;
 
-use shunt_tests::lab::{Namespace, Stream, TwoWays, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shunt_tests::lab::{Namespace, Stream, TwoWays, eventually, shunt_binary};
 
 fn nothing_attached(router: &Namespace) -> bool {
     let links = router.run("ip -d link show");
@@ -60,4 +64,30 @@ fn privileged_sigterm_drains_and_leaves_nothing() {
     println!("{report:?}");
     // veth itself drops what is in its ring when the program is taken away.
     assert!(report.lost() <= 20, "{report:?}");
+}
+
+/// systemd hears of it (sd_notify): ready when packets flow, stopping when asked to.
+#[test]
+fn privileged_systemd_is_told() {
+    let net = TwoWays::new();
+    let service = UnixDatagram::bind("/run/notify.sock").expect("a socket in the lab");
+    service.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket of ours");
+    let heard = || {
+        let mut message = [0; 256];
+        let length = service.recv(&mut message).expect("a word from shunt");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let mut shunt = net
+        .router
+        .command(&["env", "NOTIFY_SOCKET=/run/notify.sock", shunt_binary().to_str().expect("text"), "run"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("setpriv starts");
+    assert!(heard().contains("READY=1"));
+    let before = net.router.kernel_forwarded();
+    assert_eq!(net.client.ask_tcp(TwoWays::SERVER, 80).expect("an answer"), "fast");
+    assert_eq!(net.router.kernel_forwarded(), before, "not ready");
+    kill(Pid::from_raw(shunt.id() as i32), Signal::SIGINT).expect("it is there");
+    assert!(heard().contains("STOPPING=1"));
+    assert!(shunt.wait().expect("a child of ours").success());
 }

@@ -15,7 +15,7 @@ struct Barrier {
     reason: &'static str,
 }
 
-const BARRIERS: [Barrier; 10] = [
+const BARRIERS: [Barrier; 11] = [
     Barrier {
         set: "iptables-nft -A FORWARD -p udp --dport 5000 -j DROP",
         unset: "iptables-nft -F FORWARD",
@@ -71,6 +71,12 @@ const BARRIERS: [Barrier; 10] = [
         reason: "nftables",
     },
     Barrier {
+        set: "ip xfrm policy add dst 198.18.0.0/15 dir fwd action block",
+        unset: "ip xfrm policy flush",
+        named: "ipv4 policies",
+        reason: "xfrm",
+    },
+    Barrier {
         set: "ip rule add priority 10 to 198.18.0.0/15 ipproto udp blackhole",
         unset: "ip rule del priority 10",
         named: "ipproto",
@@ -82,9 +88,9 @@ fn passes(net: &TwoWays) -> bool {
     net.client.ask_udp(TwoWays::SERVER, 5000, Duration::from_millis(200)).is_ok()
 }
 
-/// Within a second, in which the mirror may still learn of it.
+/// Within a second, in which the mirror may still learn of it. One late answer of a busy machine is not a barrier.
 fn stops(net: &TwoWays) -> bool {
-    eventually(Duration::from_secs(1), || (!passes(net)).then_some(())).is_some()
+    eventually(Duration::from_secs(1), || (0..3).all(|_| !passes(net)).then_some(())).is_some()
 }
 
 fn resumes(net: &TwoWays) -> bool {
@@ -239,7 +245,11 @@ fn privileged_an_operators_qdisc_is_not_bypassed() {
     let sent = net.router.run("tc -s qdisc show dev eth1");
     assert!(!sent.contains("Sent 0 bytes"), "bypassed: {sent}");
     assert!(shunt.counted("punted", "egress_qdisc") > 0);
-    assert!(shunt.checked("qdisc on eth1").iter().any(|item| item["reason"] == "egress_qdisc"), "{:#?}", shunt.check());
+    assert!(
+        shunt.checked("root qdisc on eth1").iter().any(|item| item["reason"] == "egress_qdisc"),
+        "{:#?}",
+        shunt.check()
+    );
 }
 
 /// Filters at a port's ingress see what arrives before we could: the port is not taken.

@@ -23,6 +23,7 @@ use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::tc::TcMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use shunt_policy::config::{Route, Rule};
 use shunt_policy::{Family, Ifindex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
@@ -167,6 +168,7 @@ impl Mirror {
         };
         mirror.view.netfilter = netfilter::read().await?;
         mirror.view.netfilter.translated = still_translated(&mirror.view.netfilter, true)?;
+        mirror.view.xfrm = raw::xfrm().map_err(|source| MirrorError::Read { part: "IPsec policies", source })?;
         mirror.refresh()?;
         mirror.news = false;
         Ok(mirror)
@@ -244,76 +246,99 @@ impl Mirror {
         }
     }
 
-    /// Dumps what is dirty.
+    /// Dumps what is dirty. A part that fails stays dirty and as it was.
     fn refresh(&mut self) -> Result<(), MirrorError> {
-        let before = self.view.clone();
-        let dirty = self.dirty;
-        if dirty.links {
+        if self.dirty.links {
             let links = self.dump("links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-            self.view.links = each(links, |message| match message {
+            let links = each(links, |message| match message {
                 RouteNetlinkMessage::NewLink(link) => Some(decode::link(&link)),
                 _ => None,
             });
+            self.news |= replace(&mut self.view.links, links);
             self.read_sysctls();
+            self.dirty.links = false;
         }
-        if dirty.qdiscs {
-            let qdiscs = self.dump("qdiscs", RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
-            let mut merged: BTreeMap<Ifindex, Qdiscs> = BTreeMap::new();
-            for message in qdiscs {
-                if let RouteNetlinkMessage::NewQueueDiscipline(message) = message
-                    && let Some((ifindex, one)) = decode::qdisc(&message)
-                {
-                    let both = merged.entry(ifindex).or_default();
-                    *both = Qdiscs { ingress: both.ingress | one.ingress, root: both.root | one.root };
-                }
-            }
-            self.view.qdiscs = merged;
+        if self.dirty.qdiscs {
+            let qdiscs = self.qdiscs()?;
+            self.news |= replace(&mut self.view.qdiscs, qdiscs);
+            self.dirty.qdiscs = false;
         }
-        if dirty.neighbours {
+        if self.dirty.neighbours {
             let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-            let neighbours = self.dump("neighbours", request)?;
-            self.view.neighbours = each(neighbours, |message| match message {
+            let neighbours = each(self.dump("neighbours", request)?, |message| match message {
                 RouteNetlinkMessage::NewNeighbour(neighbour) => decode::neighbour(&neighbour),
                 _ => None,
             });
+            self.news |= replace(&mut self.view.neighbours, neighbours);
+            self.dirty.neighbours = false;
         }
-        if dirty.rules {
-            self.view.table_names = TableNames::read();
-            self.view.rules.clear();
-            for family in Family::BOTH {
-                let mut request = RuleMessage::default();
-                request.header.family = number(family);
-                let rules = self.dump(of(family, ["rules", "IPv6 rules"]), RouteNetlinkMessage::GetRule(request));
-                let rules = rules.inspect_err(|_| self.view.rules.clone_from(&before.rules))?;
-                let names = &self.view.table_names;
-                self.view.rules.extend(each(rules, |message| match message {
-                    RouteNetlinkMessage::NewRule(rule) => decode::rule(&rule, names),
-                    _ => None,
-                }));
-            }
+        if self.dirty.rules {
+            self.news |= replace(&mut self.view.table_names, TableNames::read());
+            let rules = self.rules()?;
+            self.news |= replace(&mut self.view.rules, rules);
+            self.dirty.rules = false;
         }
-        if dirty.routes {
-            let mut routes = Vec::new();
-            for family in Family::BOTH {
-                let mut request = RouteMessage::default();
-                request.header.address_family = number(family);
-                let part = of(family, ["routes", "IPv6 routes"]);
-                let dumped = self.dump(part, RouteNetlinkMessage::GetRoute(request))?;
-                let names: HashMap<Ifindex, &str> =
-                    self.view.links.iter().map(|link| (link.ifindex, link.name.as_str())).collect();
-                let ignore_linkdown = self.view.sysctls.ignore_linkdown;
-                routes.extend(each(dumped, |message| match message {
-                    RouteNetlinkMessage::NewRoute(route) => decode::route(&route, &names, ignore_linkdown),
-                    _ => None,
-                }));
-            }
-            decode::mark_ambiguous(&mut routes);
-            self.view.routes = routes;
+        if self.dirty.routes {
+            let routes = self.routes()?;
+            self.news |= replace(&mut self.view.routes, routes);
+            self.dirty.routes = false;
         }
-        self.view.undecodable = self.undecodable.values().flatten().cloned().collect();
-        self.dirty = Dirty::default();
-        self.news |= self.view != before;
+        let undecodable = self.undecodable.values().flatten().cloned().collect();
+        self.news |= replace(&mut self.view.undecodable, undecodable);
         Ok(())
+    }
+
+    fn qdiscs(&mut self) -> Result<BTreeMap<Ifindex, Qdiscs>, MirrorError> {
+        let dumped = self.dump("qdiscs", RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
+        let mut merged: BTreeMap<Ifindex, Qdiscs> = BTreeMap::new();
+        for message in dumped {
+            if let RouteNetlinkMessage::NewQueueDiscipline(message) = message
+                && let Some((ifindex, one)) = decode::qdisc(&message)
+            {
+                let both = merged.entry(ifindex).or_default();
+                *both = Qdiscs { ingress: both.ingress | one.ingress, root: both.root | one.root };
+            }
+        }
+        // Programs at the same hooks that no qdisc shows. If the kernel does not tell, there may be some.
+        for link in self.view.links.iter().filter(|link| !link.is_own_tap()) {
+            if shunt_dataplane::has_tcx_programs(link.ifindex).unwrap_or(true) {
+                merged.entry(link.ifindex).or_default().ingress = true;
+            }
+        }
+        Ok(merged)
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, MirrorError> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let mut request = RuleMessage::default();
+            request.header.family = number(family);
+            let dumped = self.dump(of(family, ["rules", "IPv6 rules"]), RouteNetlinkMessage::GetRule(request))?;
+            let names = &self.view.table_names;
+            rules.extend(each(dumped, |message| match message {
+                RouteNetlinkMessage::NewRule(rule) => decode::rule(&rule, names),
+                _ => None,
+            }));
+        }
+        Ok(rules)
+    }
+
+    fn routes(&mut self) -> Result<Vec<Route>, MirrorError> {
+        let mut routes = Vec::new();
+        for family in Family::BOTH {
+            let mut request = RouteMessage::default();
+            request.header.address_family = number(family);
+            let dumped = self.dump(of(family, ["routes", "IPv6 routes"]), RouteNetlinkMessage::GetRoute(request))?;
+            let names: HashMap<Ifindex, &str> =
+                self.view.links.iter().map(|link| (link.ifindex, link.name.as_str())).collect();
+            let ignore_linkdown = self.view.sysctls.ignore_linkdown;
+            routes.extend(each(dumped, |message| match message {
+                RouteNetlinkMessage::NewRoute(route) => decode::route(&route, &names, ignore_linkdown),
+                _ => None,
+            }));
+        }
+        decode::mark_ambiguous(&mut routes);
+        Ok(routes)
     }
 
     fn dump(
@@ -329,23 +354,19 @@ impl Mirror {
     }
 
     fn read_sysctls(&mut self) {
-        self.view.sysctls = Sysctls::read(self.view.links.iter().map(|link| link.name.as_str()));
+        let sysctls = Sysctls::read(self.view.links.iter().map(|link| link.name.as_str()));
+        // Whether a route without carrier counts is decided as it is decoded.
+        self.dirty.routes |= sysctls.ignore_linkdown != self.view.sysctls.ignore_linkdown;
+        self.news |= replace(&mut self.view.sysctls, sysctls);
     }
 
     /// What gives no event.
     fn look_around(&mut self) {
-        let before = self.view.sysctls.clone();
+        // Programs come to the tc hooks without one.
+        self.dirty.qdiscs = true;
         self.read_sysctls();
-        if self.view.sysctls != before {
-            self.news = true;
-            // Whether a route without carrier counts is decided as it is decoded.
-            self.dirty.routes |= self.view.sysctls.ignore_linkdown != before.ignore_linkdown;
-        }
-        if let Ok(xfrm) = raw::xfrm()
-            && xfrm != self.view.xfrm
-        {
-            self.view.xfrm = xfrm;
-            self.news = true;
+        if let Ok(xfrm) = raw::xfrm() {
+            self.news |= replace(&mut self.view.xfrm, xfrm);
         }
         let legacy = LegacyTables::read();
         let changed = legacy != self.netfilter.legacy;
@@ -383,20 +404,14 @@ impl Mirror {
                     Ok(translated) => netfilter.translated = translated,
                     Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
                 }
-                if netfilter != self.view.netfilter {
-                    self.view.netfilter = netfilter;
-                    self.news = true;
-                }
+                self.news |= replace(&mut self.view.netfilter, netfilter);
             }
         }
     }
 
     fn follow_translations(&mut self) {
-        if let Ok(translated) = still_translated(&self.view.netfilter, true)
-            && translated != self.view.netfilter.translated
-        {
-            self.view.netfilter.translated = translated;
-            self.news = true;
+        if let Ok(translated) = still_translated(&self.view.netfilter, true) {
+            self.news |= replace(&mut self.view.netfilter.translated, translated);
         }
     }
 }
@@ -420,6 +435,13 @@ fn still_translated(netfilter: &Netfilter, had: bool) -> Result<Vec<Family>, Mir
     }
     let read = raw::translated().map_err(|source| MirrorError::Read { part: "connections", source })?;
     Ok(read.into_iter().filter(|family| !netfilter.has_nat_rules(*family)).collect())
+}
+
+/// Puts in the new value and says whether it is another one.
+fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let differs = *old != new;
+    *old = new;
+    differs
 }
 
 async fn until(when: Option<Instant>) {

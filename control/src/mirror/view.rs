@@ -76,7 +76,7 @@ impl KernelLink {
 /// The qdiscs of one link that are not the kernel's own choice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Qdiscs {
-    /// `ingress` or `clsact`: filters may touch what arrives, and with clsact what leaves.
+    /// `ingress`, `clsact` or a tcx program: filters may touch what arrives or leaves.
     pub ingress: bool,
     /// A root qdisc that was configured: its handle is not 0, as that of the default ones is.
     pub root: bool,

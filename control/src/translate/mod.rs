@@ -185,8 +185,8 @@ fn others(view: &KernelView, translation: &mut Translation) {
     }
     for (ifindex, qdiscs) in &view.qdiscs {
         let Some(link) = view.link(*ifindex).filter(|link| !link.is_own_tap()) else { continue };
-        let kind = if qdiscs.ingress { "ingress or clsact" } else { "root" };
-        let origin = Origin::new(Source::TrafficControl, format!("{kind} qdisc on {}", link.name));
+        let kind = if qdiscs.ingress { "ingress, clsact or tcx" } else { "root qdisc" };
+        let origin = Origin::new(Source::TrafficControl, format!("{kind} on {}", link.name));
         translation.report.push(if qdiscs.ingress {
             let why = "filters may touch what arrives: the interface is not taken".to_owned();
             Item { origin, standing: Standing::Unsupported, why }

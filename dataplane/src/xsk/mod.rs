@@ -12,6 +12,7 @@ mod program;
 mod region;
 mod socket;
 mod tap;
+mod tcx;
 mod wait;
 
 pub use frame::Frame;
@@ -23,4 +24,5 @@ pub use region::{CHUNK, HEADROOM, LONGEST_FRAME, Region};
 pub(crate) use socket::{BindMode, Sockets};
 pub(crate) use tap::Tap;
 pub use tap::Taps;
+pub use tcx::has_tcx_programs;
 pub(crate) use wait::Wait;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, ObjectBuilder, libbpf_sys};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, libbpf_sys};
 use nix::fcntl::{FcntlArg, fcntl};
 use shunt_policy::{Ifindex, Mac, PassReason};
 
@@ -210,14 +210,7 @@ fn key(address: IpAddr) -> [u8; 16] {
 
 /// Loads the program that a punt tap needs and puts it to the tap's ingress. It lives as long as the tap.
 pub(super) fn attach_punt(tap: u32, port: Ifindex) -> io::Result<()> {
-    libbpf_rs::set_print(None);
-    let mut open = ObjectBuilder::default().open_memory(&PUNT.0).map_err(cause)?;
-    for mut map in open.maps_mut() {
-        if map.name().to_string_lossy().ends_with(".rodata") {
-            map.set_initial_value(&port.0.to_ne_bytes()).map_err(cause)?;
-        }
-    }
-    let object = open.load().map_err(cause)?;
+    let object = punt_object(port)?;
     let program = object.progs().find(|program| program.name() == "punt");
     let program = program.ok_or_else(|| io::Error::other("the BPF object has no program punt"))?;
     let mut hook = libbpf_rs::TcHookBuilder::new(program.as_fd())
@@ -229,6 +222,18 @@ pub(super) fn attach_punt(tap: u32, port: Ifindex) -> io::Result<()> {
     hook.create().map_err(cause)?;
     hook.attach().map_err(cause)?;
     Ok(())
+}
+
+/// The program that redirects to the ingress of `port`, loaded.
+pub(super) fn punt_object(port: Ifindex) -> io::Result<Object> {
+    libbpf_rs::set_print(None);
+    let mut open = ObjectBuilder::default().open_memory(&PUNT.0).map_err(cause)?;
+    for mut map in open.maps_mut() {
+        if map.name().to_string_lossy().ends_with(".rodata") {
+            map.set_initial_value(&port.0.to_ne_bytes()).map_err(cause)?;
+        }
+    }
+    open.load().map_err(cause)
 }
 
 #[cfg(test)]
