@@ -25,10 +25,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use shunt_policy::config::{Route, Rule};
 use shunt_policy::{Family, Ifindex};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
-use netfilter::{Fault, LegacyTables, Netfilter};
+use netfilter::{Fault, Netfilter, Watch};
 use netlink::{Dump, Dumper, Events, Heard};
 pub use sysctl::{LinkSysctls, Sysctls};
 pub use tables::TableNames;
@@ -41,8 +40,6 @@ const ROUTE_GROUPS: [u32; 12] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 const NFTABLES_GROUP: u32 = 7;
 /// How often we look at what gives no event: sysctls, iptables-legacy, translated connections.
 const POLL: Duration = Duration::from_millis(300);
-/// A transaction of nftables is many events; the reading starts when they have passed.
-const NETFILTER_PAUSE: Duration = Duration::from_millis(20);
 /// After a failed read.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -81,7 +78,7 @@ pub struct Mirror {
     nft_events: Events,
     dirty: Dirty,
     undecodable: BTreeMap<&'static str, Vec<String>>,
-    netfilter: NetfilterWatch,
+    netfilter: Watch,
     poll: Interval,
     /// After a failed dump: when to try again.
     retry: Option<Instant>,
@@ -128,22 +125,6 @@ impl Dirty {
     }
 }
 
-/// The reading of netfilter, which runs beside everything else.
-#[derive(Default)]
-struct NetfilterWatch {
-    /// When to read.
-    due: Option<Instant>,
-    reading: Option<JoinHandle<Result<Netfilter, Fault>>>,
-    /// Something changed while a read was under way: its result may be a mixture.
-    changed_meanwhile: bool,
-    mixtures: u32,
-    legacy: LegacyTables,
-    fault: Option<(Fault, std::time::Instant)>,
-}
-
-/// A read during which something changed is thrown away so often; then it is taken, and another one follows.
-const MIXTURES: u32 = 3;
-
 impl Mirror {
     /// Subscribes, then reads everything once.
     pub async fn open() -> Result<Self, MirrorError> {
@@ -159,7 +140,7 @@ impl Mirror {
             nft_events,
             dirty: Dirty::ALL,
             undecodable: BTreeMap::new(),
-            netfilter: NetfilterWatch { legacy: LegacyTables::read(), ..NetfilterWatch::default() },
+            netfilter: Watch::start(),
             poll,
             retry: None,
             fault: None,
@@ -191,7 +172,6 @@ impl Mirror {
             if std::mem::take(&mut self.news) {
                 return Ok(());
             }
-            let reading_due = self.netfilter.due.filter(|_| self.netfilter.reading.is_none());
             tokio::select! {
                 heard = self.events.heard() => {
                     let heard = heard.map_err(MirrorError::Listen)?;
@@ -206,16 +186,14 @@ impl Mirror {
                     self.netfilter.note();
                 }
                 _ = until(self.retry) => self.retry = None,
-                _ = until(reading_due) => self.netfilter.start(),
-                read = finished(&mut self.netfilter.reading) => self.netfilter_read(read),
+                netfilter = self.netfilter.read() => self.take_netfilter(netfilter),
                 _ = self.poll.tick() => self.look_around(),
             }
         }
     }
 
     pub fn health(&self) -> MirrorHealth {
-        let netfilter = self.netfilter.fault.as_ref().map(|(fault, since)| (fault.to_string(), *since));
-        let fault = self.fault.clone().or(netfilter);
+        let fault = self.fault.clone().or(self.netfilter.fault());
         MirrorHealth {
             fault: fault.as_ref().map(|(text, _)| text.clone()),
             faulty_since: fault.map(|(_, since)| since),
@@ -368,63 +346,27 @@ impl Mirror {
         if let Ok(xfrm) = raw::xfrm() {
             self.news |= replace(&mut self.view.xfrm, xfrm);
         }
-        let legacy = LegacyTables::read();
-        let changed = legacy != self.netfilter.legacy;
-        self.netfilter.legacy = legacy;
-        if changed || self.netfilter.legacy.any() || self.netfilter.fault.is_some() {
-            self.netfilter.due.get_or_insert_with(Instant::now);
-        }
+        self.netfilter.look_around();
         if !self.view.netfilter.translated.is_empty() {
             self.follow_translations();
         }
     }
 
-    fn netfilter_read(&mut self, read: Result<Netfilter, Fault>) {
-        let watch = &mut self.netfilter;
-        watch.reading = None;
-        if std::mem::take(&mut watch.changed_meanwhile) {
-            watch.due.get_or_insert_with(Instant::now);
-            watch.mixtures += 1;
-            if watch.mixtures <= MIXTURES {
-                return;
-            }
+    fn take_netfilter(&mut self, mut netfilter: Netfilter) {
+        // Connections stay translated when the rule that made them goes.
+        let had = !self.view.netfilter.translated.is_empty()
+            || Family::BOTH.iter().any(|family| self.view.netfilter.has_nat_rules(*family));
+        match still_translated(&netfilter, had) {
+            Ok(translated) => netfilter.translated = translated,
+            Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
         }
-        watch.mixtures = 0;
-        match read {
-            Err(fault) => {
-                let since = watch.fault.take().map_or_else(std::time::Instant::now, |(_, since)| since);
-                watch.fault = Some((fault, since));
-            }
-            Ok(mut netfilter) => {
-                watch.fault = None;
-                // Connections stay translated when the rule that made them goes.
-                let had = !self.view.netfilter.translated.is_empty()
-                    || Family::BOTH.iter().any(|family| self.view.netfilter.has_nat_rules(*family));
-                match still_translated(&netfilter, had) {
-                    Ok(translated) => netfilter.translated = translated,
-                    Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
-                }
-                self.news |= replace(&mut self.view.netfilter, netfilter);
-            }
-        }
+        self.news |= replace(&mut self.view.netfilter, netfilter);
     }
 
     fn follow_translations(&mut self) {
         if let Ok(translated) = still_translated(&self.view.netfilter, true) {
             self.news |= replace(&mut self.view.netfilter.translated, translated);
         }
-    }
-}
-
-impl NetfilterWatch {
-    fn note(&mut self) {
-        self.changed_meanwhile |= self.reading.is_some();
-        self.due.get_or_insert_with(|| Instant::now() + NETFILTER_PAUSE);
-    }
-
-    fn start(&mut self) {
-        self.due = None;
-        self.reading = Some(tokio::spawn(netfilter::read()));
     }
 }
 
@@ -448,15 +390,6 @@ async fn until(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => pending().await,
-    }
-}
-
-async fn finished(reading: &mut Option<JoinHandle<Result<Netfilter, Fault>>>) -> Result<Netfilter, Fault> {
-    match reading {
-        None => pending().await,
-        Some(handle) => handle
-            .await
-            .unwrap_or_else(|error| Err(Fault::Failed { tool: "the reader of netfilter", problem: error.to_string() })),
     }
 }
 

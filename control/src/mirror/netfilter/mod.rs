@@ -6,13 +6,15 @@
 mod nft;
 mod reader;
 pub mod save;
+mod watch;
 
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
 pub use nft::{Base, NftHook};
-pub use reader::{LegacyTables, read};
+pub use reader::read;
 use save::Saved;
+pub use watch::Watch;
 
 /// Everything that could touch a forwarded packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
