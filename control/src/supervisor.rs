@@ -252,12 +252,8 @@ impl Supervisor {
         for left in &self.selection.left {
             println!("left {}: {}", left.name, left.why);
         }
-        println!(
-            "ready: {} ports, {} workers, generation {}",
-            ports.len(),
-            self.settings.workers,
-            self.policy.generation().0
-        );
+        let workers = self.dataplane.as_ref().map_or(0, |dataplane| dataplane.workers().len());
+        println!("ready: {} ports, {workers} workers, generation {}", ports.len(), self.policy.generation().0);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 

@@ -213,6 +213,6 @@ fn a_transport_header_cut_short_is_the_kernels() {
         let mut frame = Crafted::v6().protocol(protocol).payload(0).on(LAN);
         frame.truncate(54 + 7);
         frame[19] = 7;
-        assert_eq!(punted(&frame), PuntReason::Fragment);
+        assert_eq!(punted(&frame), PuntReason::TransportCut);
     }
 }

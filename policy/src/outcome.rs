@@ -114,6 +114,7 @@ reasons! {
         LinkLocal = "link_local", "an IPv6 link-local source or destination";
         Fragment = "fragment", "a fragment: the kernel reassembles where it must";
         Options = "options", "IPv4 options or IPv6 extension headers";
+        TransportCut = "transport_cut", "too short for its TCP, UDP or ICMP header";
         TtlExpired = "ttl_expired", "TTL or hop limit is used up: the kernel answers";
         Oversize = "oversize", "larger than the egress allows: the kernel fragments or answers";
         Local = "local", "addressed to this machine";

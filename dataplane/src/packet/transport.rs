@@ -18,8 +18,8 @@ const UDP_LITE: u8 = 136;
 ///
 /// # Errors
 ///
-/// A header that is cut short is punted as what it resembles, a first fragment that is too small: the kernel forwards
-/// it if no rule looks, and if one does, drops it (`hotdrop` in xt_tcp and its kin).
+/// A header that is cut short is punted: the kernel forwards it if no rule looks, and if one does, drops it (`hotdrop` in
+/// xt_tcp and its kin).
 pub(super) fn parse(protocol: u8, icmp: u8, payload: &[u8]) -> Result<Transport, Stop> {
     let shortest = match protocol {
         TCP => 20,
@@ -30,7 +30,7 @@ pub(super) fn parse(protocol: u8, icmp: u8, payload: &[u8]) -> Result<Transport,
     };
     let [a, b, c, d] = match payload.first_chunk::<4>() {
         Some(start) if payload.len() >= shortest => *start,
-        _ => return Err(punt(PuntReason::Fragment)),
+        _ => return Err(punt(PuntReason::TransportCut)),
     };
     if protocol == icmp {
         return Ok(Transport::Icmp { kind: a, code: b });
