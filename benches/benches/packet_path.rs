@@ -4,59 +4,46 @@
 
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use shunt_dataplane::packet::Packet;
 use shunt_policy::config::{
-    BaseChain, ChainPolicy, ChainRule, Config, InterfacePattern, Link, MarkMatch, Match, Neighbour, Nexthop, Origin,
-    PortRange, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Target, Test, Transmit,
+    BaseChain, ChainPolicy, ChainRule, Config, Hops, InterfacePattern, Link, MarkMatch, Match, Neighbour, Origin,
+    PortRange, Route, RouteKind, Rule, RuleAction, RuleSelector, Source, Target, Test,
 };
-use shunt_policy::{Dscp, Family, Generation, Ifindex, Mac, Policy, PortId, Prefix, Priority, TableId, compile};
+use shunt_policy::{Family, Generation, Ifindex, Mac, Policy, PortId, Prefix, Priority, Rib, TableId, compile};
 
 const LAN: Ifindex = Ifindex(2);
 const MAIL_OUT: TableId = TableId(201);
 
 /// The router of the chapter with `rules` mangle rules of which the last one matches mail, and `routes` more routes in its table.
 fn policy(rules: usize, routes: u32) -> Policy {
-    let mut config = Config::default();
-    for number in 1..=3u16 {
-        config.links.push(Link {
-            ifindex: Ifindex(u32::from(number) + 1),
-            name: format!("eth{number}"),
-            mac: Some(Mac([2, 0, 0, 0, 0, number as u8])),
-            up: true,
-            mtu: 1500,
-            mtu6: 1500,
-            forwarding4: true,
-            forwarding6: true,
-            rp_filter: RpFilter::Off,
-            src_valid_mark: false,
-            transmit: Transmit::Port(PortId(number - 1)),
-        });
-    }
+    let link = |number: u16| {
+        let mac = Mac([2, 0, 0, 0, 0, number as u8]);
+        Link::port(Ifindex(u32::from(number) + 1), &format!("eth{number}"), mac, PortId(number - 1))
+    };
     let gateway = address("203.0.113.2");
-    config.neighbours.push(Neighbour { ifindex: Ifindex(4), address: gateway, mac: Some(Mac([2, 0, 0, 0, 1, 3])) });
     let fwmark = RuleSelector { fwmark: Some(MarkMatch { value: 1, mask: u32::MAX }), ..RuleSelector::default() };
     let any = RuleSelector::default();
-    for (priority, selector, table) in
-        [(0, any.clone(), TableId::LOCAL), (32765, fwmark, MAIL_OUT), (32766, any, TableId::MAIN)]
-    {
-        let action = RuleAction::Lookup(table);
-        let origin = Origin::new(Source::Rule, "bench");
-        config.rules.push(Rule { family: Family::V4, priority: Priority(priority), selector, action, origin });
-    }
-    let mut route = |destination: Prefix, table| {
-        let kind = RouteKind::Unicast(Nexthop { oif: Ifindex(4), via: Some(gateway), mtu: None });
-        let origin = Origin::new(Source::Route, "bench");
-        config.routes.push(Route { table, destination, tos: Dscp::default(), metric: 0, kind, origin });
+    let rules_of_routing = [(0, any.clone(), TableId::LOCAL), (32765, fwmark, MAIL_OUT), (32766, any, TableId::MAIN)];
+    let rule = |(priority, selector, table): (u32, RuleSelector, TableId)| Rule {
+        family: Family::V4,
+        priority: Priority(priority),
+        selector,
+        action: RuleAction::lookup(table),
+        origin: Origin::new(Source::Rule, "bench"),
     };
-    route(Prefix::any(Family::V4), MAIL_OUT);
+    let mut rib = Rib::default();
+    let onward = Route::new(0, RouteKind::Unicast(Hops::one(Ifindex(4), Some(gateway))));
+    rib.append(MAIL_OUT, Prefix::any(Family::V4), onward.clone());
     for number in 0..routes {
         // Spread over the address space by a multiplicative hash.
         let network = number.wrapping_mul(0x9e37_79b1) | 0x0100_0000;
-        route(Prefix::new(IpAddr::V4(network.into()), 24).expect("24 bits"), MAIL_OUT);
+        let prefix = Prefix::new(IpAddr::V4(network.into()), 24).expect("24 bits");
+        rib.set(MAIL_OUT, prefix, std::slice::from_ref(&onward));
     }
     let chain_rule = |port: u16| ChainRule {
         matches: vec![
@@ -67,13 +54,22 @@ fn policy(rules: usize, routes: u32) -> Policy {
         target: Target::Mark { clear: u32::MAX, flip: 1 },
         origin: Origin::new(Source::IptablesNft, "bench"),
     };
-    config.mangle.push(BaseChain {
+    let chain = BaseChain {
         family: Family::V4,
         name: "bench".to_owned(),
         rules: (1..rules as u16).map(|number| chain_rule(1000 + number)).chain([chain_rule(25)]).collect(),
         policy: ChainPolicy::Accept,
         user: Vec::new(),
-    });
+    };
+    let neighbour = Neighbour { ifindex: Ifindex(4), address: gateway, mac: Some(Mac([2, 0, 0, 0, 1, 3])) };
+    let config = Config {
+        links: Arc::new((1..=3).map(link).collect()),
+        neighbours: Arc::new(vec![neighbour]),
+        rules: Arc::new(rules_of_routing.map(rule).to_vec()),
+        tables: rib.tables().clone(),
+        mangle: Arc::new(vec![chain]),
+        ..Config::default()
+    };
     compile(&config, Generation(1))
 }
 

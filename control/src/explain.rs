@@ -65,6 +65,7 @@ impl Packet {
             protocol: self.proto,
             transport,
             tos: self.tos,
+            flow_label: 0,
             mark: Mark(self.mark),
             length: 84,
         })
@@ -72,7 +73,8 @@ impl Packet {
 }
 
 /// The answer as JSON: `steps`, `mark_in`, `mark_out`, `end`, `oif`, `agreed`.
-pub fn explain(packet: &Packet, config: &Config, policy: &Policy, names: &TableNames) -> Result<Value, String> {
+pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames) -> Result<Value, String> {
+    let config = policy.config();
     let query = packet.query(config)?;
     let trace = reference::trace(config, &query);
     let compiled = policy.decide(&query);
@@ -105,7 +107,8 @@ fn meaning(stop: shunt_policy::Stop) -> &'static str {
 fn said(step: &Step, names: &TableNames) -> String {
     match step {
         Step::Miss { table } => format!("table {}: no route", names.name(*table)),
-        Step::Route { table, route } => format!("table {}: {}", names.name(*table), route.text),
+        Step::Route { table, route } => format!("table {}: {route}", names.name(*table)),
+        Step::Suppressed { table, route } => format!("table {}: {route} (suppressed by the rule)", names.name(*table)),
         other => other.to_string(),
     }
 }

@@ -66,7 +66,7 @@ fn check(args: &AskArgs) -> anyhow::Result<()> {
             let mirror = runtime()?.block_on(shunt_control::mirror::Mirror::open())?;
             let eligible = ports::sort(mirror.view(), &[], &[]);
             let translation = shunt_control::translate::translate(mirror.view(), &eligible.numbers());
-            print(args.json, &status::check_json(&translation.report), status::check_text)
+            print(args.json, &status::check_json(&translation.report(mirror.view())), status::check_text)
         }
         Err(other) => Err(other.into()),
     }

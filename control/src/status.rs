@@ -51,9 +51,9 @@ pub fn json(report: &Report<'_>) -> Value {
         "mirror": {
             "stale": report.stale,
             "fault": health.fault,
-            "lost_events": health.lost_events,
-            "resyncs": health.resyncs,
-            "retried_dumps": health.retried_dumps,
+            "lost_events": health.counts.lost_events,
+            "resyncs": health.counts.resyncs,
+            "retried_dumps": health.counts.retried_dumps,
             "undecodable": health.undecodable,
         },
     })

@@ -4,17 +4,18 @@
 //! they do not hold: while ports are opened anew, and for good when the process ends.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shunt_dataplane::{Counters, Dataplane, OpenError, Options};
-use shunt_policy::{Generation, Ifindex, Policy, compile};
+use shunt_policy::{Generation, Ifindex, Policy, compile, recompile};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::capabilities;
 use crate::explain;
-use crate::mirror::{Mirror, MirrorError};
+use crate::mirror::{Changes, Mirror, MirrorError};
 use crate::ports::{self, Left, Selection, SelectionError};
 use crate::settings::Settings;
 use crate::socket::{Answer, Question, Server, SocketError};
@@ -63,8 +64,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             changed = mirror.changed() => {
-                changed?;
-                supervisor.follow(&mirror);
+                supervisor.follow(&mirror, changed?);
             }
             _ = tick.tick() => supervisor.tick(&mirror),
             asked = server.question() => {
@@ -88,6 +88,8 @@ struct Supervisor {
     selection: Selection,
     translation: Translation,
     policy: Arc<Policy>,
+    /// Those that the XDP programs know.
+    local_addresses: Vec<IpAddr>,
     /// What earlier dataplanes counted, so that the totals never fall.
     earlier: Counters,
     opened: Instant,
@@ -107,6 +109,7 @@ impl Supervisor {
             translation: translate(mirror.view(), &eligible.numbers()),
             selection: eligible,
             policy: Arc::new(compile(&Default::default(), Generation(0))),
+            local_addresses: Vec::new(),
             earlier: Counters::default(),
             opened: Instant::now(),
             reopen: false,
@@ -130,7 +133,8 @@ impl Supervisor {
         let Settings { workers, xdp_mode, zero_copy, .. } = self.settings;
         let options = Options { workers, xdp_mode, zero_copy };
         let mut dataplane = Dataplane::open(&options, &self.selection.specs(), self.policy.clone())?;
-        dataplane.set_local_addresses(&self.translation.local_addresses);
+        self.local_addresses.clone_from(&self.translation.local_addresses);
+        dataplane.set_local_addresses(&self.local_addresses);
         dataplane.start()?;
         self.dataplane = Some(dataplane);
         Ok(())
@@ -151,29 +155,44 @@ impl Supervisor {
         selection
     }
 
+    /// Everything anew, say because other ports were chosen.
     fn translate_and_compile(&mut self, mirror: &Mirror) {
-        self.translation = translate(mirror.view(), &self.selection.numbers());
+        self.update_policy(mirror, Changes::ALL);
+    }
+
+    /// Costs what has changed, not what there is.
+    fn update_policy(&mut self, mirror: &Mirror, changes: Changes) {
+        self.translation.update(mirror.view(), &self.selection.numbers(), changes);
         let next = Generation(self.policy.generation().0 + 1);
-        self.policy = Arc::new(compile(&self.translation.config, next));
+        self.policy = Arc::new(recompile(&self.translation.config, next, &self.policy));
     }
 
     /// The mirror has changed: publish, and see whether the ports are still the right ones.
-    fn follow(&mut self, mirror: &Mirror) {
-        self.translate_and_compile(mirror);
+    fn follow(&mut self, mirror: &Mirror, changes: Changes) {
+        self.update_policy(mirror, changes);
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.publish(self.policy.clone());
+            if changes.routes && self.local_addresses != self.translation.local_addresses {
+                self.local_addresses.clone_from(&self.translation.local_addresses);
+                dataplane.set_local_addresses(&self.local_addresses);
+            }
+        }
+        // Which ports are worth it depends on links and guards alone.
+        if changes.links || changes.netfilter || changes.rules {
+            self.review_ports(mirror);
+        }
+    }
+
+    fn review_ports(&mut self, mirror: &Mirror) {
         let chosen = self.choose(mirror, &self.taken());
         // An interface that came, or came back, or became worth it: the workers start anew on all.
         let news = chosen.taken.iter().any(|port| !self.taken().contains(&port.ifindex));
-        let gone = self
-            .selection
-            .taken
-            .iter()
-            .any(|port| !mirror.view().links.iter().any(|link| link.ifindex == port.ifindex));
+        let gone = self.selection.taken.iter().any(|port| mirror.view().link(port.ifindex).is_none());
         self.reopen |= news || gone;
         self.selection.left = chosen.left.clone();
         let Some(dataplane) = &mut self.dataplane else { return };
-        dataplane.set_local_addresses(&self.translation.local_addresses);
         for (spec, port) in self.selection.specs().iter().zip(&mut self.selection.taken) {
-            if let Some(now) = mirror.view().links.iter().find(|link| link.ifindex == port.ifindex)
+            if let Some(now) = mirror.view().link(port.ifindex)
                 && let Some(mac) = now.mac
                 && (mac, now.mtu) != (port.mac, port.mtu)
             {
@@ -184,7 +203,6 @@ impl Supervisor {
             let serving = chosen.taken.iter().any(|other| other.ifindex == port.ifindex);
             dataplane.serve(spec.id, serving && !self.stale);
         }
-        dataplane.publish(self.policy.clone());
     }
 
     fn taken(&self) -> Vec<Ifindex> {
@@ -202,7 +220,7 @@ impl Supervisor {
                 Some(fault) if stale => eprintln!("the mirror is stale, all packets are the kernel's: {fault}"),
                 _ => eprintln!("the mirror is fresh again"),
             }
-            self.follow(mirror);
+            self.review_ports(mirror);
         }
         if self.reopen && self.opened.elapsed() > REOPEN_PAUSE {
             if let Err(error) = self.open(mirror) {
@@ -217,10 +235,8 @@ impl Supervisor {
     fn answer(&self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
         match question {
             Question::Status => Ok(status::json(&self.report(mirror))),
-            Question::Check => Ok(status::check_json(&self.translation.report)),
-            Question::Explain(packet) => {
-                explain::explain(packet, &self.translation.config, &self.policy, &mirror.view().table_names)
-            }
+            Question::Check => Ok(status::check_json(&self.translation.report(mirror.view()))),
+            Question::Explain(packet) => explain::explain(packet, &self.policy, &mirror.view().table_names),
         }
     }
 

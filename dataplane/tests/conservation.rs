@@ -89,7 +89,8 @@ fn a_frame_longer_than_a_chunk_is_missed_and_not_lost() {
 fn every_packet_follows_the_old_policy_or_the_new_one() {
     let mut router = router(2, 2);
     let mut without = config();
-    without.neighbours.retain(|neighbour| neighbour.address != common::address("203.0.113.2"));
+    std::sync::Arc::make_mut(&mut without.neighbours)
+        .retain(|neighbour| neighbour.address != common::address("203.0.113.2"));
     let mut dice = Dice::new(7);
     let mut injected = 0;
     for generation in 2..1002 {

@@ -1,15 +1,15 @@
 //! [`Config`] in, [`Policy`] out: the same answers, faster.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::classify::{CompiledGuard, Facts, Mangle};
-use crate::config::{Config, Hook, Link, Nexthop, RpFilter, Transmit};
-use crate::fib::Fib;
+use crate::classify::{CompiledGuard, Mangle};
+use crate::config::{Config, Hook, Link, RpFilter, Transmit};
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
-use crate::outcome::{Egress, PuntReason, Stop};
-use crate::query::Query;
-use crate::rules::{self, Routing};
+use crate::outcome::PuntReason;
+use crate::routes::{CompiledSets, Neighbours};
+use crate::rules::Rules;
+use crate::tables::Table;
 
 /// Loopback's number in every network namespace (`LOOPBACK_IFINDEX`).
 pub(crate) const LOOPBACK: Ifindex = Ifindex(1);
@@ -17,13 +17,12 @@ pub(crate) const LOOPBACK: Ifindex = Ifindex(1);
 /// All that decides where packets go, compiled and immutable.
 #[derive(Debug)]
 pub struct Policy {
-    generation: Generation,
-    summary: Summary,
-    links: HashMap<Ifindex, LinkFacts, foldhash::fast::RandomState>,
-    neighbours: HashMap<(Ifindex, IpAddr), Mac, foldhash::fast::RandomState>,
-    hops: Vec<Hop>,
-    v4: FamilyPolicy,
-    v6: FamilyPolicy,
+    pub(crate) generation: Generation,
+    pub(crate) config: Config,
+    pub(crate) links: Arc<Links>,
+    pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) v4: FamilyPolicy,
+    pub(crate) v6: FamilyPolicy,
 }
 
 /// How much a policy holds, for `shunt status`.
@@ -31,72 +30,98 @@ pub struct Policy {
 pub struct Summary {
     pub rules: usize,
     pub tables: usize,
+    /// Prefixes that have routes.
     pub routes: usize,
     pub mangle_rules: usize,
     pub guards: usize,
 }
 
+/// Every part is shared with the policy before if what it was made of has not changed.
 #[derive(Debug)]
-struct FamilyPolicy {
-    before: Vec<CompiledGuard>,
-    mangle: Mangle,
-    routing: Routing,
-    local_sources: Fib<()>,
-    after: Vec<CompiledGuard>,
+pub(crate) struct FamilyPolicy {
+    pub(crate) before: Arc<Vec<CompiledGuard>>,
+    pub(crate) mangle: Arc<Mangle>,
+    pub(crate) rules: Arc<Rules>,
+    /// As the rules number them.
+    pub(crate) tables: Box<[Option<Table>]>,
+    pub(crate) sets: Arc<CompiledSets>,
+    pub(crate) after: Arc<Vec<CompiledGuard>>,
+}
+
+/// What a packet meets of its interfaces.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    pub(crate) facts: HashMap<Ifindex, LinkFacts, foldhash::fast::RandomState>,
+    pub(crate) groups: HashMap<Ifindex, u32, foldhash::fast::RandomState>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct LinkFacts {
+pub(crate) struct LinkFacts {
     forwarding4: bool,
     forwarding6: bool,
-    reverse_path: bool,
-    src_valid_mark: bool,
+    pub(crate) rp_filter: RpFilter,
+    pub(crate) src_valid_mark: bool,
+    pub(crate) accept_local: bool,
+    pub(crate) has_address4: bool,
     mtu: u32,
     mtu6: u32,
-    egress: Result<(PortId, Mac), PuntReason>,
-}
-
-/// A next hop with what is known of it before a packet comes.
-#[derive(Debug)]
-struct Hop {
-    nexthop: Nexthop,
-    /// The gateway's MAC; `None` when the next hop is the destination itself or the gateway is unresolved.
-    gateway: Option<Mac>,
+    pub(crate) egress: Result<(PortId, Mac), PuntReason>,
 }
 
 /// Compiles a configuration. It never fails: what cannot be evaluated was made a punt by whoever wrote the [`Config`].
 pub fn compile(config: &Config, generation: Generation) -> Policy {
-    let neighbours: HashMap<_, _, _> =
-        config.neighbours.iter().filter_map(|n| n.mac.map(|mac| ((n.ifindex, n.address), mac))).collect();
-    let mut hops = Vec::new();
-    let mut numbers: HashMap<Nexthop, u32> = HashMap::new();
-    let mut hop = |nexthop: Nexthop| {
-        *numbers.entry(nexthop).or_insert_with(|| {
-            let gateway = nexthop.via.and_then(|via| neighbours.get(&(nexthop.oif, via)).copied());
-            hops.push(Hop { nexthop, gateway });
-            (hops.len() - 1) as u32
-        })
+    build(config, generation, None)
+}
+
+/// The same, at the cost of what differs from the policy before: a million routes of which one has changed cost one route.
+pub fn recompile(config: &Config, generation: Generation, before: &Policy) -> Policy {
+    build(config, generation, Some(before))
+}
+
+fn build(config: &Config, generation: Generation, before: Option<&Policy>) -> Policy {
+    let same = Same::between(config, before);
+    let links = reuse(same.links, before, |policy| &policy.links, || Links::compile(&config.links));
+    let neighbours = reuse(same.neighbours, before, |policy| &policy.neighbours, || Neighbours::compile(config));
+    let family = |family: Family| {
+        FamilyPolicy::compile(family, config, &neighbours, &same, before.map(|policy| policy.family(family)))
     };
-    let v4 = FamilyPolicy::compile(Family::V4, config, &mut hop);
-    let v6 = FamilyPolicy::compile(Family::V6, config, &mut hop);
-    Policy {
-        generation,
-        summary: Summary {
-            rules: config.rules.len(),
-            tables: v4.routing.tables() + v6.routing.tables(),
-            routes: config.routes.len(),
-            mangle_rules: config
-                .mangle
-                .iter()
-                .map(|chain| chain.rules.len() + chain.user.iter().map(|user| user.rules.len()).sum::<usize>())
-                .sum(),
-            guards: config.guards.len(),
-        },
-        links: config.links.iter().map(|link| (link.ifindex, LinkFacts::of(link))).collect(),
-        neighbours,
-        hops,
-        v4,
-        v6,
+    Policy { generation, v4: family(Family::V4), v6: family(Family::V6), config: config.clone(), links, neighbours }
+}
+
+/// Which parts of a configuration are those of the policy before.
+#[derive(Clone, Copy, Default)]
+struct Same {
+    links: bool,
+    neighbours: bool,
+    rules: bool,
+    nexthops: bool,
+    spreading: bool,
+    sets: [bool; 2],
+    mangle: bool,
+    guards: bool,
+}
+
+impl Same {
+    fn between(config: &Config, before: Option<&Policy>) -> Self {
+        let Some(Policy { config: old, .. }) = before else { return Same::default() };
+        let sets = |family| Arc::ptr_eq(&config.tables.family(family).sets, &old.tables.family(family).sets);
+        Same {
+            links: Arc::ptr_eq(&config.links, &old.links),
+            neighbours: Arc::ptr_eq(&config.neighbours, &old.neighbours),
+            rules: Arc::ptr_eq(&config.rules, &old.rules),
+            nexthops: Arc::ptr_eq(&config.nexthops, &old.nexthops),
+            spreading: config.spreading == old.spreading,
+            sets: [sets(Family::V4), sets(Family::V6)],
+            mangle: Arc::ptr_eq(&config.mangle, &old.mangle),
+            guards: Arc::ptr_eq(&config.guards, &old.guards),
+        }
+    }
+}
+
+fn reuse<B, T>(same: bool, before: Option<&B>, part: impl FnOnce(&B) -> &Arc<T>, make: impl FnOnce() -> T) -> Arc<T> {
+    match before {
+        Some(before) if same => part(before).clone(),
+        _ => Arc::new(make()),
     }
 }
 
@@ -106,104 +131,77 @@ impl Policy {
         self.generation
     }
 
-    pub fn summary(&self) -> Summary {
-        self.summary
+    /// What it was made of.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
-    /// Where the packet goes, or why it does not go by our hands. Reads only; no allocation.
-    pub fn decide(&self, query: &Query) -> Result<Egress, Stop> {
-        let Some(ingress) = self.links.get(&query.iif) else { return Err(Stop::Punt(PuntReason::UnknownIngress)) };
-        let family = match query.family() {
+    pub fn summary(&self) -> Summary {
+        let Config { rules, tables, mangle, guards, .. } = &self.config;
+        let mangle_rules =
+            mangle.iter().map(|chain| chain.rules.iter().chain(chain.user.iter().flat_map(|u| &u.rules)));
+        Summary {
+            rules: rules.len(),
+            tables: Family::BOTH.iter().map(|family| tables.sizes(*family).count()).sum(),
+            routes: tables.len(),
+            mangle_rules: mangle_rules.map(Iterator::count).sum(),
+            guards: guards.len(),
+        }
+    }
+
+    pub(crate) fn family(&self, family: Family) -> &FamilyPolicy {
+        match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
-        };
-        let facts = Facts::of(query);
-        family.before.iter().try_for_each(|guard| guard.admit(&facts))?;
-        let mark = family.mangle.classify(&facts)?;
-        if !ingress.forwards(query.family()) {
-            return Err(Stop::Punt(PuntReason::ForwardingOff));
-        }
-
-        let query = &Query { mark, ..*query };
-        let hop = &self.hops[family.routing.route(query, facts.destination)? as usize];
-        let oif = hop.nexthop.oif;
-        self.validate_source(query, &facts, family, ingress)?;
-
-        if oif == query.iif {
-            return Err(Stop::Punt(PuntReason::Redirect));
-        }
-        let Some(egress) = self.links.get(&oif) else { return Err(Stop::Punt(PuntReason::EgressDown)) };
-        if query.length > egress.mtu(query.family()).min(hop.nexthop.mtu.unwrap_or(u32::MAX)) {
-            return Err(Stop::Punt(PuntReason::Oversize));
-        }
-        let facts = Facts { query, oif: Some(oif), ..facts };
-        family.after.iter().try_for_each(|guard| guard.admit(&facts))?;
-
-        let (port, source) = egress.egress.map_err(Stop::Punt)?;
-        let destination = match hop.nexthop.via {
-            Some(_) => hop.gateway,
-            None => self.neighbours.get(&(oif, query.destination)).copied(),
-        };
-        let Some(destination) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
-        Ok(Egress { port, oif, source, destination, mark })
-    }
-
-    /// `fib_validate_source`: IPv6 has none in the kernel but drops local sources elsewhere (`ip6_rcv_core`, `ip6_forward`).
-    fn validate_source(
-        &self,
-        query: &Query,
-        facts: &Facts<'_>,
-        family: &FamilyPolicy,
-        ingress: &LinkFacts,
-    ) -> Result<(), Stop> {
-        if family.local_sources.lookup(facts.source, |_| Some(())).is_some() {
-            return Err(Stop::Punt(PuntReason::SourceLocal));
-        }
-        if !ingress.reverse_path || query.family() == Family::V6 {
-            return Ok(());
-        }
-        // A rule that asks for the interface would need the kernel's choice of iif for the way back; leave it to the kernel.
-        let objection = Err(Stop::Punt(PuntReason::ReversePath));
-        if family.routing.asks_iif {
-            return objection;
-        }
-        match family.routing.route(&query.reversed(ingress.src_valid_mark), facts.source) {
-            Ok(hop) if self.hops[hop as usize].nexthop.oif == query.iif => Ok(()),
-            // Also for loose mode: whether another way back is good enough depends on the interface's addresses.
-            _ => objection,
-        }
-    }
-}
-
-impl Query {
-    /// The look-up for the way back: addresses exchanged, the mark only if `src_valid_mark` asks for it.
-    pub(crate) fn reversed(&self, keep_mark: bool) -> Query {
-        Query {
-            iif: LOOPBACK,
-            source: self.destination,
-            destination: self.source,
-            mark: if keep_mark { self.mark } else { Default::default() },
-            ..*self
         }
     }
 }
 
 impl FamilyPolicy {
-    fn compile(family: Family, config: &Config, hop: &mut dyn FnMut(Nexthop) -> u32) -> Self {
+    fn compile(
+        family: Family,
+        config: &Config,
+        neighbours: &Neighbours,
+        same: &Same,
+        before: Option<&FamilyPolicy>,
+    ) -> Self {
         let guards = |hook: Hook| {
-            config
-                .guards
-                .iter()
-                .filter(move |guard| guard.family == family && guard.hook == hook)
-                .map(|guard| CompiledGuard::compile(guard, &config.links))
-                .collect()
+            let of_hook = config.guards.iter().filter(move |guard| guard.family == family && guard.hook == hook);
+            of_hook.map(|guard| CompiledGuard::compile(guard, &config.links)).collect()
         };
+        let same_guards = same.guards && same.links;
+        let rules = reuse(
+            same.rules && same.links,
+            before,
+            |policy| &policy.rules,
+            || Rules::compile(family, &config.rules, &config.links),
+        );
         FamilyPolicy {
-            before: guards(Hook::Prerouting),
-            mangle: Mangle::compile(config.mangle.iter().filter(|chain| chain.family == family), &config.links),
-            routing: Routing::compile(family, &config.rules, &config.routes, &config.links, hop),
-            local_sources: rules::local_sources(family, &config.routes),
-            after: guards(Hook::Forward),
+            before: reuse(same_guards, before, |policy| &policy.before, || guards(Hook::Prerouting)),
+            mangle: reuse(
+                same.mangle && same.links,
+                before,
+                |policy| &policy.mangle,
+                || Mangle::compile(config.mangle.iter().filter(|chain| chain.family == family), &config.links),
+            ),
+            tables: rules.tables(config.tables.family(family)),
+            rules,
+            sets: reuse(
+                same.sets[family as usize] && same.links && same.neighbours && same.nexthops && same.spreading,
+                before,
+                |policy| &policy.sets,
+                || CompiledSets::compile(family, config, neighbours),
+            ),
+            after: reuse(same_guards, before, |policy| &policy.after, || guards(Hook::Forward)),
+        }
+    }
+}
+
+impl Links {
+    fn compile(links: &[Link]) -> Self {
+        Links {
+            facts: links.iter().map(|link| (link.ifindex, LinkFacts::of(link))).collect(),
+            groups: links.iter().map(|link| (link.ifindex, link.group)).collect(),
         }
     }
 }
@@ -219,22 +217,24 @@ impl LinkFacts {
         LinkFacts {
             forwarding4: link.forwarding4,
             forwarding6: link.forwarding6,
-            reverse_path: link.rp_filter != RpFilter::Off,
+            rp_filter: link.rp_filter,
             src_valid_mark: link.src_valid_mark,
+            accept_local: link.accept_local,
+            has_address4: link.has_address4,
             mtu: link.mtu,
             mtu6: link.mtu6,
             egress,
         }
     }
 
-    fn forwards(&self, family: Family) -> bool {
+    pub(crate) fn forwards(&self, family: Family) -> bool {
         match family {
             Family::V4 => self.forwarding4,
             Family::V6 => self.forwarding6,
         }
     }
 
-    fn mtu(&self, family: Family) -> u32 {
+    pub(crate) fn mtu(&self, family: Family) -> u32 {
         match family {
             Family::V4 => self.mtu,
             Family::V6 => self.mtu6,

@@ -2,16 +2,21 @@
 //!
 //! A tree bitmap (Eatherton, Varghese, Dittia 2004) of stride 6. A node covers six bits of the address: the 63 prefixes that
 //! end inside it are bits of `internal`, its 64 children are bits of `external`, and both index dense arrays by population count.
+//! The root covers one bit only, so that the prefixes of the Internet, most of all /24 and /48, end with a node and not in one of
+//! their own.
 //! Nodes are shared between copies: `clone` is one pointer, and a change copies the path to the changed prefix (at most 6 nodes
 //! for IPv4, 22 for IPv6), so the next generation costs what changed and not what exists.
 //!
 //! A look-up is one node per six bits of the longest branch, no allocation.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::names::Prefix;
+use crate::names::{Family, Prefix};
 
 const STRIDE: u32 = 6;
+/// How many bits of the root's chunk stand before the address and are always 0.
+const LEAD: u32 = 5;
 
 /// For each six-bit chunk, the internal prefixes that contain it: bit `2^length + leading bits`. Longer prefixes have higher bits.
 const COVERING: [u64; 64] = {
@@ -39,13 +44,14 @@ pub struct Fib<T> {
 struct Node<T> {
     internal: u64,
     external: u64,
-    values: Vec<T>,
-    children: Vec<Arc<Node<T>>>,
+    // Boxes, not vectors: nodes are many, and change seldom.
+    values: Box<[T]>,
+    children: Box<[Arc<Node<T>>]>,
 }
 
 impl<T> Node<T> {
     fn empty() -> Self {
-        Node { internal: 0, external: 0, values: Vec::new(), children: Vec::new() }
+        Node { internal: 0, external: 0, values: Box::default(), children: Box::default() }
     }
 
     fn is_empty(&self) -> bool {
@@ -71,11 +77,12 @@ impl<T: Clone> Fib<T> {
 
     /// The first accepted value on the way from the longest matching prefix to the shortest, as the kernel backtracks when no
     /// route of a prefix suits (`fib_table_lookup`). `address` is left-aligned, see [`aligned`].
-    pub fn lookup<'a, R>(&'a self, address: u128, mut accept: impl FnMut(&'a T) -> Option<R>) -> Option<R> {
+    /// `accept` is told the length of the prefix.
+    pub fn lookup<'a, R>(&'a self, address: u128, mut accept: impl FnMut(u8, &'a T) -> Option<R>) -> Option<R> {
         let mut limit = u32::MAX;
         loop {
             let (length, value) = self.longest_below(address, limit)?;
-            if let Some(found) = accept(value) {
+            if let Some(found) = accept(length as u8, value) {
                 return Some(found);
             }
             limit = length;
@@ -89,7 +96,7 @@ impl<T: Clone> Fib<T> {
         let mut best = None;
         loop {
             let chunk = chunk_at(address, depth);
-            let room = limit.saturating_sub(depth * STRIDE);
+            let room = limit.saturating_add(LEAD).saturating_sub(depth * STRIDE);
             if room == 0 {
                 return best;
             }
@@ -97,7 +104,7 @@ impl<T: Clone> Fib<T> {
             let covering = node.internal & COVERING[chunk] & allowed;
             if covering != 0 {
                 let bit = 63 - covering.leading_zeros();
-                let length = depth * STRIDE + (31 - bit.leading_zeros());
+                let length = depth * STRIDE + (31 - bit.leading_zeros()) - LEAD;
                 best = Some((length, &node.values[rank(node.internal, bit)]));
             }
             if node.external >> chunk & 1 == 0 {
@@ -118,8 +125,7 @@ impl<T: Clone> Fib<T> {
             let at = rank(node.external, chunk as u32);
             if node.external >> chunk & 1 == 0 {
                 node.external |= 1 << chunk;
-                node.children.reserve_exact(1);
-                node.children.insert(at, Arc::new(Node::empty()));
+                insert_at(&mut node.children, at, Arc::new(Node::empty()));
             }
             node = Arc::make_mut(&mut node.children[at]);
         }
@@ -128,8 +134,7 @@ impl<T: Clone> Fib<T> {
             return Some(std::mem::replace(&mut node.values[at], value));
         }
         node.internal |= 1 << bit;
-        node.values.reserve_exact(1);
-        node.values.insert(at, value);
+        insert_at(&mut node.values, at, value);
         self.prefixes += 1;
         None
     }
@@ -158,13 +163,54 @@ impl<T: Clone> Fib<T> {
         }
         (node.internal >> bit & 1 == 1).then(|| &node.values[rank(node.internal, bit)])
     }
+
+    /// Every prefix as its left-aligned address and its length, with its value; see [`prefix`].
+    pub fn iter(&self) -> impl Iterator<Item = (u128, u8, &T)> {
+        let mut open = vec![(&*self.root, 0u128, 0u32)];
+        let mut ready = Vec::new();
+        std::iter::from_fn(move || {
+            while ready.is_empty() {
+                let (node, address, depth) = open.pop()?;
+                let mut bits = node.internal;
+                for value in &node.values {
+                    let bit = bits.trailing_zeros();
+                    bits &= bits - 1;
+                    let inside = 31 - bit.leading_zeros();
+                    let chunk = (bit ^ (1 << inside)) << (STRIDE - inside);
+                    let length = depth * STRIDE + inside - LEAD;
+                    ready.push((address | chunk_bits(chunk, depth), length as u8, value));
+                }
+                let mut bits = node.external;
+                for child in &node.children {
+                    let chunk = bits.trailing_zeros();
+                    bits &= bits - 1;
+                    open.push((child, address | chunk_bits(chunk, depth), depth + 1));
+                }
+            }
+            ready.pop()
+        })
+    }
+}
+
+fn insert_at<T>(list: &mut Box<[T]>, at: usize, value: T) {
+    let mut vector = std::mem::take(list).into_vec();
+    vector.reserve_exact(1);
+    vector.insert(at, value);
+    *list = vector.into_boxed_slice();
+}
+
+fn remove_at<T>(list: &mut Box<[T]>, at: usize) -> T {
+    let mut vector = std::mem::take(list).into_vec();
+    let removed = vector.remove(at);
+    *list = vector.into_boxed_slice();
+    removed
 }
 
 fn remove_below<T: Clone>(node: &mut Node<T>, address: u128, depth: u32, steps: u32, bit: u32) -> Option<T> {
     if depth == steps {
         let at = rank(node.internal, bit);
         node.internal &= !(1 << bit);
-        return Some(node.values.remove(at));
+        return Some(remove_at(&mut node.values, at));
     }
     let chunk = chunk_at(address, depth);
     let at = rank(node.external, chunk as u32);
@@ -172,7 +218,7 @@ fn remove_below<T: Clone>(node: &mut Node<T>, address: u128, depth: u32, steps: 
     let removed = remove_below(Arc::make_mut(child), address, depth + 1, steps, bit);
     if child.is_empty() {
         node.external &= !(1 << chunk);
-        node.children.remove(at);
+        remove_at(&mut node.children, at);
     }
     removed
 }
@@ -183,16 +229,25 @@ pub fn aligned(prefix: Prefix) -> u128 {
 }
 
 /// An address with its first bit at bit 127, whatever the family.
-pub fn aligned_address(address: std::net::IpAddr) -> u128 {
+pub fn aligned_address(address: IpAddr) -> u128 {
     match address {
-        std::net::IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
-        std::net::IpAddr::V6(a) => a.to_bits(),
+        IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+        IpAddr::V6(a) => a.to_bits(),
     }
+}
+
+/// The prefix of a left-aligned address. Longer than the family's addresses it is cut.
+pub fn prefix(family: Family, address: u128, length: u8) -> Prefix {
+    let address = match family {
+        Family::V4 => IpAddr::V4(((address >> 96) as u32).into()),
+        Family::V6 => IpAddr::V6(address.into()),
+    };
+    Prefix::new(address, length).unwrap_or(Prefix::host(address))
 }
 
 /// How many nodes down a prefix ends, and its bit in `internal` there.
 fn place(prefix: Prefix) -> (u32, u32) {
-    let length = u32::from(prefix.length());
+    let length = u32::from(prefix.length()) + LEAD;
     let (steps, inside) = (length / STRIDE, length % STRIDE);
     let leading = chunk_at(aligned(prefix), steps) as u32 >> (STRIDE - inside);
     (steps, (1 << inside) | leading)
@@ -200,7 +255,18 @@ fn place(prefix: Prefix) -> (u32, u32) {
 
 /// The six bits that the node at `depth` looks at; behind the last bit of the address are zeros.
 fn chunk_at(address: u128, depth: u32) -> usize {
-    ((address << (depth * STRIDE)) >> (128 - STRIDE)) as usize
+    match depth {
+        0 => (address >> (128 - STRIDE + LEAD)) as usize,
+        _ => ((address << (depth * STRIDE - LEAD)) >> (128 - STRIDE)) as usize,
+    }
+}
+
+/// The inverse of [`chunk_at`].
+fn chunk_bits(chunk: u32, depth: u32) -> u128 {
+    match depth {
+        0 => u128::from(chunk) << (128 - STRIDE + LEAD),
+        _ => u128::from(chunk) << (128 - STRIDE) >> (depth * STRIDE - LEAD),
+    }
 }
 
 /// How many of `bits` stand below `bit`.
@@ -212,13 +278,15 @@ fn rank(bits: u64, bit: u32) -> usize {
 mod tests {
     use super::*;
 
+    use super::prefix as prefix_of;
+
     fn prefix(text: &str) -> Prefix {
         let (address, length) = text.split_once('/').unwrap();
         Prefix::new(address.parse().unwrap(), length.parse().unwrap()).unwrap()
     }
 
     fn find(fib: &Fib<u32>, address: &str) -> Option<u32> {
-        fib.lookup(aligned_address(address.parse().unwrap()), |value| Some(*value))
+        fib.lookup(aligned_address(address.parse().unwrap()), |_, value| Some(*value))
     }
 
     #[test]
@@ -241,6 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_put_in_comes_out_again() {
+        for (family, address) in [(Family::V4, "203.0.113.85"), (Family::V6, "2001:db8:55aa::5555")] {
+            let mut fib = Fib::default();
+            let all: Vec<_> =
+                (0..=family.bits()).map(|length| Prefix::new(address.parse().unwrap(), length).unwrap()).collect();
+            all.iter().for_each(|one| assert_eq!(fib.insert(*one, one.length()), None));
+            let mut listed: Vec<_> =
+                fib.iter().map(|(address, length, value)| (prefix_of(family, address, length), *value)).collect();
+            listed.sort_by_key(|(prefix, _)| prefix.length());
+            assert_eq!(listed, all.iter().map(|one| (*one, one.length())).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn refused_values_lead_to_shorter_prefixes() {
         let mut fib = Fib::default();
         for (text, value) in [("0.0.0.0/0", 0), ("198.18.0.0/15", 1), ("198.18.0.0/16", 2), ("198.18.5.0/24", 3)] {
@@ -248,9 +330,9 @@ mod tests {
         }
         let address = aligned_address("198.18.5.9".parse().unwrap());
         for most in (0..=3).rev() {
-            assert_eq!(fib.lookup(address, |value| (*value <= most).then_some(*value)), Some(most));
+            assert_eq!(fib.lookup(address, |_, value| (*value <= most).then_some(*value)), Some(most));
         }
-        assert_eq!(fib.lookup(address, |_| None::<u32>), None);
+        assert_eq!(fib.lookup(address, |_, _| None::<u32>), None);
     }
 
     #[test]

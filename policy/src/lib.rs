@@ -9,14 +9,19 @@
 mod classify;
 pub mod compile;
 pub mod config;
+mod decide;
 pub mod fib;
+mod multipath;
 pub mod names;
 pub mod outcome;
 pub mod query;
 pub mod reference;
+mod routes;
 mod rules;
+pub mod tables;
 
-pub use compile::{Policy, compile};
+pub use compile::{Policy, compile, recompile};
 pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
 pub use outcome::{DropReason, Egress, PassReason, PuntReason, Stop};
 pub use query::{Query, Transport};
+pub use tables::{Rib, Tables};

@@ -158,6 +158,15 @@ impl Prefix {
         Family::of(self.address)
     }
 
+    /// As iproute2 prints it: `default`, an address, or address and length.
+    pub fn in_words(self) -> String {
+        match (self.length, self.family().bits()) {
+            (0, _) => "default".to_owned(),
+            (length, bits) if length == bits => self.address.to_string(),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether `address` lies inside; never for the other family.
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address) {

@@ -122,6 +122,7 @@ reasons! {
         ReversePath = "reverse_path", "rp_filter has an objection";
         ForwardingOff = "forwarding_off", "the sysctl forwarding is off on the ingress";
         UnknownIngress = "unknown_ingress", "the interface is not in the mirror yet";
+        MultipathInner = "multipath_inner", "the leg of a multipath route depends on headers inside of the packet";
         Redirect = "redirect", "it would leave by the interface it came in: the kernel may send a redirect";
         NoRoute = "no_route", "no rule and table has a route: the kernel answers";
         UnreachableRule = "unreachable_rule", "an ip rule says unreachable: the kernel answers";

@@ -1,41 +1,51 @@
 //! The `ip rule` walk: which table is asked, in which order, and how it ends.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use crate::config::{Link, MarkMatch, Nexthop, Route, RouteKind, Rule, RuleAction, RuleSelector};
-use crate::fib::Fib;
+use crate::compile::LOOPBACK;
+use crate::config::{
+    DscpMatch, FlowLabelMatch, Link, MarkMatch, PortMatch, Rule, RuleAction, RuleSelector, Spreading, Suppress,
+};
+use crate::multipath;
 use crate::names::{Dscp, Family, Ifindex, Prefix, TableId};
 use crate::outcome::{DropReason, PuntReason, Stop};
 use crate::query::Query;
+use crate::routes::{CompiledSets, Fate, Hop, WayId};
+use crate::tables::{FamilyTables, Table};
 
-/// One family's rules and tables.
+/// One family's rules.
 #[derive(Debug)]
-pub(crate) struct Routing {
+pub(crate) struct Rules {
     family: Family,
     rules: Vec<CompiledRule>,
-    tables: Vec<Fib<Leaf>>,
-    /// A rule looks at the ingress interface.
-    pub(crate) asks_iif: bool,
+    /// The tables that the rules name; a rule has the place of its table here.
+    names: Vec<TableId>,
+    /// A rule looks at protocol or ports (`fib_rules_early_flow_dissect`).
+    pub(crate) dissects: bool,
 }
 
-/// The routes of one prefix, in order of preference. Shared between all prefixes with the same routes.
-type Leaf = Arc<[Candidate]>;
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Candidate {
-    tos: Dscp,
-    fate: Fate,
+/// How a walk ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    Onward(WayId),
+    /// A local, broadcast or such route, and its interface.
+    Own(Stop, Option<Ifindex>),
+    /// The kernel's look-up fails, too.
+    Failed(Stop),
+    /// We cannot say.
+    Unclear(Stop),
 }
 
-/// What a route does with a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Fate {
-    /// Index of the next hop.
-    Onward(u32),
-    Stop(Stop),
-    /// On to the next rule.
-    Throw,
+/// What a walk looks into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ground<'a> {
+    pub(crate) rules: &'a Rules,
+    /// In the order of the rules' `names`.
+    pub(crate) tables: &'a [Option<Table>],
+    pub(crate) sets: &'a CompiledSets,
+    pub(crate) spreading: &'a Spreading,
+    /// Group of each interface, for `suppress_ifgroup`.
+    pub(crate) groups: &'a HashMap<Ifindex, u32, foldhash::fast::RandomState>,
 }
 
 #[derive(Debug)]
@@ -46,6 +56,13 @@ struct CompiledRule {
     iif: IifSelector,
     fwmark: Option<MarkMatch>,
     tos: Option<Dscp>,
+    dscp: Option<DscpMatch>,
+    protocol: Option<u8>,
+    source_port: Option<PortMatch>,
+    destination_port: Option<PortMatch>,
+    flow_label: Option<FlowLabelMatch>,
+    /// A selector that no packet which is to be forwarded meets.
+    never: bool,
     opaque: bool,
     action: Action,
 }
@@ -60,57 +77,130 @@ enum IifSelector {
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
-    /// Index of the table; `None` while it has no route.
-    Lookup(Option<usize>),
-    Stop(Stop),
+    /// Place of the table.
+    Lookup(usize, Suppress),
+    /// Place of the rule to go on with.
+    Goto(usize),
+    Next,
+    Failed(Stop),
+    Opaque,
 }
 
-impl Routing {
-    /// `hop` gives the index of a route's next hop.
-    pub(crate) fn compile(
-        family: Family,
-        rules: &[Rule],
-        routes: &[Route],
-        links: &[Link],
-        hop: &mut dyn FnMut(Nexthop) -> u32,
-    ) -> Self {
-        let (tables, index) = compile_tables(family, routes, hop);
-        let rules: Vec<_> = rules
-            .iter()
-            .filter(|rule| rule.family == family)
-            .map(|rule| CompiledRule::compile(rule, &index, links))
-            .collect();
-        let asks_iif = rules.iter().any(|rule| !matches!(rule.iif, IifSelector::Any));
-        Routing { family, rules, tables, asks_iif }
+impl Rules {
+    pub(crate) fn compile(family: Family, rules: &[Rule], links: &[Link]) -> Self {
+        let rules: Vec<&Rule> = rules.iter().filter(|rule| rule.family == family).collect();
+        let interfaces: HashMap<&str, Ifindex> = links.iter().map(|link| (link.name.as_str(), link.ifindex)).collect();
+        let mut names: Vec<TableId> = Vec::new();
+        let mut places: HashMap<TableId, usize> = HashMap::new();
+        let mut place = |table: TableId| {
+            *places.entry(table).or_insert_with(|| {
+                names.push(table);
+                names.len() - 1
+            })
+        };
+        let action = |(at, rule): (usize, &&Rule)| match &rule.action {
+            RuleAction::Lookup(table, suppress) => Action::Lookup(place(*table), *suppress),
+            // The first of that priority (`fib_nl_newrule`); the kernel allows only what lies ahead.
+            RuleAction::Goto(priority) => match rules.iter().position(|rule| rule.priority == *priority) {
+                Some(target) if target > at => Action::Goto(target),
+                _ => Action::Next,
+            },
+            RuleAction::Nop => Action::Next,
+            RuleAction::Blackhole => Action::Failed(Stop::Drop(DropReason::BlackholeRule)),
+            RuleAction::Unreachable => Action::Failed(Stop::Punt(PuntReason::UnreachableRule)),
+            RuleAction::Prohibit => Action::Failed(Stop::Punt(PuntReason::ProhibitRule)),
+            RuleAction::Opaque(_) => Action::Opaque,
+        };
+        let actions: Vec<Action> = rules.iter().enumerate().map(action).collect();
+        let compiled = rules.iter().zip(actions);
+        let compiled: Vec<_> =
+            compiled.map(|(rule, action)| CompiledRule::compile(rule, action, &interfaces)).collect();
+        // `fib_rule_requires_fldissect`: rules of the machine's own traffic do not count.
+        let dissects = rules.iter().any(|rule| {
+            let RuleSelector { iif, protocol, source_port, destination_port, .. } = &rule.selector;
+            iif.as_deref() != Some("lo") && (protocol.is_some() || source_port.is_some() || destination_port.is_some())
+        });
+        Rules { family, rules: compiled, names, dissects }
     }
 
-    pub(crate) fn tables(&self) -> usize {
-        self.tables.len()
+    /// The tables in the order of the rules' places for them.
+    pub(crate) fn tables(&self, tables: &FamilyTables) -> Box<[Option<Table>]> {
+        self.names.iter().map(|id| tables.table(*id).cloned()).collect()
     }
+}
 
-    /// Index of the next hop (`fib_rules_lookup`).
-    pub(crate) fn route(&self, query: &Query, destination: u128) -> Result<u32, Stop> {
-        let tos = matching_tos(self.family, query.tos);
-        for rule in &self.rules {
+impl Ground<'_> {
+    /// `fib_rules_lookup`.
+    pub(crate) fn walk(&self, query: &Query, destination: u128) -> Answer {
+        let Rules { family, rules, .. } = self.rules;
+        let tos = matching_tos(*family, query.tos);
+        let mut at = 0;
+        while let Some(rule) = rules.get(at) {
+            at += 1;
             match (rule.known_selectors_match(query, tos), rule.opaque) {
-                (true, true) => return Err(Stop::Punt(PuntReason::OpaqueRule)),
+                (true, true) => return Answer::Unclear(Stop::Punt(PuntReason::OpaqueRule)),
                 // `not` inverts the whole (`fib_rule_match`).
                 (known, _) if known == rule.not => continue,
                 _ => {}
             }
-            let table = match rule.action {
-                Action::Stop(stop) => return Err(stop),
-                Action::Lookup(None) => continue,
-                Action::Lookup(Some(table)) => &self.tables[table],
+            let (table, suppress) = match rule.action {
+                Action::Lookup(table, suppress) => (&self.tables[table], suppress),
+                Action::Goto(target) => {
+                    at = target;
+                    continue;
+                }
+                Action::Next => continue,
+                Action::Failed(stop) => return Answer::Failed(stop),
+                Action::Opaque => return Answer::Unclear(Stop::Punt(PuntReason::OpaqueRule)),
             };
-            let suits = |candidate: &&Candidate| candidate.tos == Dscp::default() || candidate.tos == tos;
-            match table.lookup(destination, |leaf| leaf.iter().find(suits).map(|candidate| candidate.fate)) {
-                Some(Fate::Onward(hop)) => return Ok(hop),
-                Some(Fate::Stop(stop)) => return Err(stop),
-                Some(Fate::Throw) | None => {}
+            let Some(table) = table else { continue };
+            let found = table.lookup(destination, |length, set| {
+                let mut candidates = self.sets.set(*set).iter();
+                let suits = candidates.find(|one| one.tos == Dscp::default() || one.tos == tos)?;
+                Some((length, suits.fate))
+            });
+            let Some((length, fate)) = found else { continue };
+            let suppressed = |oif: Option<Ifindex>| {
+                suppress.prefix_length.is_some_and(|limit| length <= limit)
+                    || (suppress.group.is_some()
+                        && oif.is_some_and(|oif| self.groups.get(&oif).copied() == suppress.group))
+            };
+            match fate {
+                Fate::Onward(way) => {
+                    // Only a rule with a suppressor looks at the way's legs here.
+                    if suppress != Suppress::default() {
+                        match self.egress_of(way, query) {
+                            Ok(oif) if suppressed(Some(oif)) => continue,
+                            Ok(_) => {}
+                            Err(stop) => return Answer::Unclear(stop),
+                        }
+                    }
+                    return Answer::Onward(way);
+                }
+                // IPv6 keeps local routes on loopback.
+                Fate::Own(..) if suppressed(Some(LOOPBACK)) && *family == Family::V6 => continue,
+                Fate::Own(_, oif) if suppressed(oif) && *family == Family::V4 => continue,
+                Fate::Own(stop, oif) => return Answer::Own(stop, oif),
+                Fate::Stop(stop @ Stop::Punt(PuntReason::OpaqueRoute)) => return Answer::Unclear(stop),
+                Fate::Stop(stop) => return Answer::Failed(stop),
+                Fate::Throw => continue,
             }
         }
-        Err(Stop::Punt(PuntReason::NoRoute))
+        Answer::Failed(Stop::Punt(PuntReason::NoRoute))
+    }
+
+    /// The interface that `suppress_ifgroup` looks at: IPv4 that of the first leg (`fib4_rule_suppress`), IPv6 that of the leg
+    /// which the packet takes (`fib6_rule_suppress`).
+    fn egress_of(&self, way: WayId, query: &Query) -> Result<Ifindex, Stop> {
+        match self.rules.family {
+            Family::V4 => Ok(self.sets.way(way).first_oif()),
+            Family::V6 => Ok(self.leg(way, query)?.oif),
+        }
+    }
+
+    /// The leg that the packet takes.
+    pub(crate) fn leg(&self, way: WayId, query: &Query) -> Result<&Hop, Stop> {
+        self.sets.way(way).leg(|| multipath::hash(query, self.spreading, self.rules.dissects))
     }
 }
 
@@ -123,36 +213,34 @@ pub(crate) fn matching_tos(family: Family, tos: u8) -> Dscp {
     }
 }
 
-/// What a route that is not unicast does, as seen by a packet that is to be forwarded. `None`: on to the next rule.
-pub(crate) fn ending(kind: &RouteKind) -> Option<Stop> {
-    Some(match kind {
-        RouteKind::Unicast(_) | RouteKind::Throw => return None,
-        RouteKind::Local | RouteKind::Anycast => Stop::Punt(PuntReason::Local),
-        RouteKind::Broadcast | RouteKind::Multicast => Stop::Punt(PuntReason::NotUnicast),
-        RouteKind::Blackhole => Stop::Drop(DropReason::BlackholeRoute),
-        RouteKind::Unreachable => Stop::Punt(PuntReason::UnreachableRoute),
-        RouteKind::Prohibit => Stop::Punt(PuntReason::ProhibitRoute),
-        RouteKind::Opaque(_) => Stop::Punt(PuntReason::OpaqueRoute),
-    })
-}
-
 impl CompiledRule {
-    fn compile(rule: &Rule, tables: &HashMap<TableId, usize>, links: &[Link]) -> Self {
-        let RuleSelector { not, from, to, iif, fwmark, tos, opaque } = &rule.selector;
+    fn compile(rule: &Rule, action: Action, interfaces: &HashMap<&str, Ifindex>) -> Self {
+        let RuleSelector {
+            not,
+            from,
+            to,
+            iif,
+            oif,
+            fwmark,
+            tos,
+            dscp,
+            protocol,
+            source_port,
+            destination_port,
+            uid_range,
+            l3mdev,
+            tunnel,
+            flow_label,
+            opaque,
+        } = &rule.selector;
         let iif = match iif {
             None => IifSelector::Any,
-            Some(name) => links
-                .iter()
-                .find(|link| link.name == *name)
-                .map_or(IifSelector::Detached, |link| IifSelector::Is(link.ifindex)),
+            Some(name) => {
+                interfaces.get(name.as_str()).map_or(IifSelector::Detached, |ifindex| IifSelector::Is(*ifindex))
+            }
         };
-        let action = match &rule.action {
-            RuleAction::Lookup(table) => Action::Lookup(tables.get(table).copied()),
-            RuleAction::Blackhole => Action::Stop(Stop::Drop(DropReason::BlackholeRule)),
-            RuleAction::Unreachable => Action::Stop(Stop::Punt(PuntReason::UnreachableRule)),
-            RuleAction::Prohibit => Action::Stop(Stop::Punt(PuntReason::ProhibitRule)),
-            RuleAction::Opaque(_) => Action::Stop(Stop::Punt(PuntReason::OpaqueRule)),
-        };
+        // Forwarded packets are looked up without egress, as user 0, and ours came out of no tunnel and no VRF.
+        let never = oif.is_some() || *l3mdev || tunnel.is_some() || uid_range.is_some_and(|(first, _)| first > 0);
         CompiledRule {
             not: *not,
             from: *from,
@@ -160,6 +248,12 @@ impl CompiledRule {
             iif,
             fwmark: *fwmark,
             tos: *tos,
+            dscp: *dscp,
+            protocol: *protocol,
+            source_port: *source_port,
+            destination_port: *destination_port,
+            flow_label: *flow_label,
+            never,
             opaque: opaque.is_some(),
             action,
         }
@@ -171,57 +265,16 @@ impl CompiledRule {
             IifSelector::Is(iif) => iif == query.iif,
             IifSelector::Detached => false,
         };
-        iif && self.fwmark.is_none_or(|fwmark| fwmark.matches(query.mark))
+        let (source_port, destination_port) = query.dissected_ports();
+        iif && !self.never
+            && self.fwmark.is_none_or(|fwmark| fwmark.matches(query.mark))
             && self.tos.is_none_or(|wanted| wanted == tos)
+            && self.dscp.is_none_or(|dscp| dscp.matches(query.tos))
             && self.from.is_none_or(|from| from.contains(query.source))
             && self.to.is_none_or(|to| to.contains(query.destination))
+            && self.protocol.is_none_or(|protocol| protocol == query.protocol)
+            && self.source_port.is_none_or(|port| port.matches(source_port))
+            && self.destination_port.is_none_or(|port| port.matches(destination_port))
+            && self.flow_label.is_none_or(|label| label.matches(query.flow_label))
     }
-}
-
-fn compile_tables(
-    family: Family,
-    routes: &[Route],
-    hop: &mut dyn FnMut(Nexthop) -> u32,
-) -> (Vec<Fib<Leaf>>, HashMap<TableId, usize>) {
-    let mut order: Vec<&Route> = routes.iter().filter(|route| route.destination.family() == family).collect();
-    // Stable: the first of two equal routes stays the first. A route with a TOS is asked before those without
-    // (`fib_find_alias` keeps them by falling TOS, then by rising metric).
-    order.sort_by_key(|route| (route.table, route.destination, std::cmp::Reverse(route.tos), route.metric));
-    let mut tables: Vec<Fib<Leaf>> = Vec::new();
-    let mut index = HashMap::new();
-    let mut shared: HashMap<Box<[Candidate]>, Leaf> = HashMap::new();
-    for same in order.chunk_by(|a, b| (a.table, a.destination) == (b.table, b.destination)) {
-        let candidates: Box<[Candidate]> =
-            same.iter().map(|route| Candidate { tos: route.tos, fate: fate(&route.kind, hop) }).collect();
-        let leaf = shared.entry(candidates).or_insert_with_key(|key| Arc::from(&**key)).clone();
-        let table = *index.entry(same[0].table).or_insert_with(|| {
-            tables.push(Fib::default());
-            tables.len() - 1
-        });
-        tables[table].insert(same[0].destination, leaf);
-    }
-    (tables, index)
-}
-
-fn fate(kind: &RouteKind, hop: &mut dyn FnMut(Nexthop) -> u32) -> Fate {
-    match kind {
-        RouteKind::Unicast(nexthop) => Fate::Onward(hop(*nexthop)),
-        other => ending(other).map_or(Fate::Throw, Fate::Stop),
-    }
-}
-
-/// Prefixes that a source address must not lie in: what is local or broadcast to this machine in any table. The kernel calls
-/// such a packet martian (`__fib_validate_source`) unless sysctls allow it; either way it is the kernel's.
-pub(crate) fn local_sources(family: Family, routes: &[Route]) -> Fib<()> {
-    let mut sources = Fib::default();
-    for route in routes.iter().filter(|route| route.destination.family() == family) {
-        if is_local(&route.kind) {
-            sources.insert(route.destination, ());
-        }
-    }
-    sources
-}
-
-pub(crate) fn is_local(kind: &RouteKind) -> bool {
-    matches!(kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast)
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use shunt_policy::config::{RouteKind, RuleAction, RuleSelector, Target, Test};
+use shunt_policy::config::{HashPolicy, RouteKind, RuleAction, RuleSelector, Spreading, Suppress, Target, Test};
 use shunt_policy::{DropReason, PassReason, PuntReason};
 
 fn readme() -> (PathBuf, String) {
@@ -54,29 +54,63 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     let in_table = |word: &str| assert!(mirrored.contains(&format!("`{word}`")), "{word} is not in the README's table");
 
     // No `..`: a new selector has to be named.
-    let RuleSelector { not, from, to, iif, fwmark, tos, opaque: _ } = RuleSelector::default();
-    let _ = (not, from, to, iif, fwmark, tos);
-    ["not", "from", "to", "iif", "fwmark", "tos"].into_iter().for_each(in_table);
+    let RuleSelector {
+        not,
+        from,
+        to,
+        iif,
+        oif,
+        fwmark,
+        tos,
+        dscp,
+        protocol,
+        source_port,
+        destination_port,
+        uid_range,
+        l3mdev,
+        tunnel,
+        flow_label,
+        opaque: _,
+    } = RuleSelector::default();
+    let _ = (not, from, to, iif, oif, fwmark, tos, dscp);
+    let _ = (protocol, source_port, destination_port, uid_range, l3mdev, tunnel, flow_label);
+    ["not", "from", "to", "iif", "oif", "fwmark", "tos", "dscp"].into_iter().for_each(in_table);
+    ["ipproto", "sport", "dport", "uidrange", "l3mdev", "tun_id", "flowlabel"].into_iter().for_each(in_table);
 
     let action = |action: &RuleAction| match action {
-        RuleAction::Lookup(_) => Some("lookup"),
+        RuleAction::Lookup(..) => Some("lookup"),
+        RuleAction::Goto(_) => Some("goto"),
+        RuleAction::Nop => Some("nop"),
         RuleAction::Blackhole => Some("blackhole"),
         RuleAction::Unreachable => Some("unreachable"),
         RuleAction::Prohibit => Some("prohibit"),
         RuleAction::Opaque(_) => None,
     };
-    let table = shunt_policy::TableId::MAIN;
-    [RuleAction::Lookup(table), RuleAction::Blackhole, RuleAction::Unreachable, RuleAction::Prohibit]
+    let lookup = RuleAction::lookup(shunt_policy::TableId::MAIN);
+    let goto = RuleAction::Goto(shunt_policy::Priority(1));
+    [lookup, goto, RuleAction::Nop, RuleAction::Blackhole, RuleAction::Unreachable, RuleAction::Prohibit]
         .iter()
         .filter_map(action)
         .for_each(in_table);
+    let Suppress { prefix_length, group } = Suppress::default();
+    let _ = (prefix_length, group);
+    ["suppress_prefixlength", "suppress_ifgroup"].into_iter().for_each(in_table);
+
+    let Spreading { policy4, policy6: _, seed, use_neighbours } = Spreading::default();
+    let _ = (seed, use_neighbours);
+    match policy4 {
+        HashPolicy::L3 | HashPolicy::L4 | HashPolicy::Inner | HashPolicy::Custom(_) | HashPolicy::Unknown => {}
+    }
+    let settings = ["policy", "fields", "seed"].map(|key| format!("fib_multipath_hash_{key}"));
+    settings.iter().for_each(|key| in_table(key));
+    in_table("fib_multipath_use_neigh");
 
     let kind = |kind: &RouteKind| match kind {
         RouteKind::Unicast(_) => Some("unicast"),
-        RouteKind::Local => Some("local"),
-        RouteKind::Broadcast => Some("broadcast"),
-        RouteKind::Anycast => Some("anycast"),
-        RouteKind::Multicast => Some("multicast"),
+        RouteKind::Local(_) => Some("local"),
+        RouteKind::Broadcast(_) => Some("broadcast"),
+        RouteKind::Anycast(_) => Some("anycast"),
+        RouteKind::Multicast(_) => Some("multicast"),
         RouteKind::Blackhole => Some("blackhole"),
         RouteKind::Unreachable => Some("unreachable"),
         RouteKind::Prohibit => Some("prohibit"),
@@ -85,10 +119,10 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     };
     in_table("unicast");
     [
-        RouteKind::Local,
-        RouteKind::Broadcast,
-        RouteKind::Anycast,
-        RouteKind::Multicast,
+        RouteKind::Local(None),
+        RouteKind::Broadcast(None),
+        RouteKind::Anycast(None),
+        RouteKind::Multicast(None),
         RouteKind::Blackhole,
         RouteKind::Unreachable,
         RouteKind::Prohibit,

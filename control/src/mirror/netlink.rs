@@ -2,34 +2,25 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 
+use super::attributes::{HEADER, Request};
+
 /// How often an interrupted dump is tried again at once.
 const ATTEMPTS: u32 = 20;
-/// Receive buffer of the event socket in bytes: bursts of route changes wait here (the kernel caps it at rmem_max).
-const EVENT_BUFFER: usize = 8 << 20;
-const HEADER: usize = 16;
-
-/// The answer to a dump.
-#[derive(Debug, Default)]
-pub struct Dump {
-    pub messages: Vec<RouteNetlinkMessage>,
-    /// What could not be decoded, for the operator.
-    pub undecodable: Vec<String>,
-    /// How often the dump was interrupted by a change and taken again.
-    pub retried: u64,
-}
+/// Receive buffer of the event socket in bytes: bursts of route changes wait here. Beyond rmem_max only root may go.
+const EVENT_BUFFER: usize = 64 << 20;
+/// No datagram is longer: the kernel fills 32 KiB at most when it dumps.
+const LONGEST: usize = 256 << 10;
 
 /// Asks the kernel for all objects of a kind.
 #[derive(Debug)]
 pub struct Dumper {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Dumper {
@@ -39,41 +30,35 @@ impl Dumper {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without it the kernel ignores filters in the request. Old kernels do not know it.
         let _ = socket.set_netlink_get_strict_chk(true);
-        Ok(Dumper { socket, sequence: 0 })
+        Ok(Dumper { socket, sequence: 0, buffer: Vec::with_capacity(LONGEST) })
     }
 
-    /// Takes a dump that no change has interrupted. The kernel makes it while we read, so this never waits for long.
-    pub fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Dump> {
-        let mut dump = Dump::default();
-        for _ in 0..ATTEMPTS {
-            let mut answer = Dump { retried: dump.retried, ..Dump::default() };
-            let interrupted =
-                self.ask(serialized(request.clone()), &mut |kind, bytes| {
-                    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).map(|message| message.payload) {
-                        Ok(NetlinkPayload::InnerMessage(message)) => answer.messages.push(message),
-                        Ok(_) => {}
-                        Err(error) => answer.undecodable.push(format!("netlink message of type {kind}: {error}")),
-                    }
-                })?;
-            if !interrupted {
-                return Ok(answer);
+    /// Takes a dump that no change has interrupted, and says how often it took more than one attempt. `take` gets each message
+    /// whole. The kernel makes the dump while we read, so this never waits for long.
+    pub fn dump<T: Default>(&mut self, request: &Request, mut take: impl FnMut(&mut T, &[u8])) -> io::Result<(T, u64)> {
+        for retried in 0..ATTEMPTS {
+            let mut answer = T::default();
+            if !self.ask(request, &mut |message| take(&mut answer, message))? {
+                return Ok((answer, retried.into()));
             }
-            dump.retried += 1;
         }
         Err(io::Error::other(format!("a dump was interrupted by changes {ATTEMPTS} times in a row")))
     }
 
-    /// Sends a finished request and gives every answering message to `take`, whole. Says whether the dump was interrupted.
-    pub fn ask(&mut self, mut request: Vec<u8>, take: &mut dyn FnMut(u16, &[u8])) -> io::Result<bool> {
+    /// Sends a request and gives every answering message to `take`, whole. Says whether a dump was interrupted.
+    pub fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
         self.sequence += 1;
         let sequence = self.sequence;
-        request[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        let request = request.clone().finish(sequence);
+        // NLM_F_MULTI is on what belongs to a dump; a single answer has none and nothing behind it.
+        let is_dump = request.get(6..8).is_some_and(|flags| flags[1] & 0x3 == 0x3);
         self.socket.send(&request, 0)?;
         let mut interrupted = false;
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
             let mut done = false;
-            each_message(&datagram, |header, bytes| {
+            each_message(&self.buffer, |header, bytes| {
                 if header.sequence_number() != sequence {
                     return Ok(());
                 }
@@ -89,7 +74,10 @@ impl Dumper {
                             return Err(io::Error::from_raw_os_error(-code));
                         }
                     }
-                    kind => take(kind, bytes),
+                    _ => {
+                        done |= !is_dump;
+                        take(bytes);
+                    }
                 }
                 Ok(())
             })?;
@@ -100,18 +88,16 @@ impl Dumper {
     }
 }
 
-fn serialized(request: RouteNetlinkMessage) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+/// What the library decodes in full: links, neighbours, qdiscs.
+pub fn decoded(message: &[u8]) -> Option<RouteNetlinkMessage> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.payload {
+        NetlinkPayload::InnerMessage(message) => Some(message),
+        _ => None,
+    }
 }
 
 /// Calls `take` with each whole message of a datagram; what is cut short ends it.
-fn each_message(
+pub fn each_message(
     datagram: &[u8],
     mut take: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -131,13 +117,14 @@ fn each_message(
 /// A socket that hears of changes.
 pub struct Events {
     socket: TokioSocket,
+    buffer: Vec<u8>,
 }
 
 /// What was heard.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Heard {
-    /// Types of the messages (`RTM_*`, or subsystem and type of nfnetlink).
-    Types(Vec<u16>),
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heard<'a> {
+    /// Messages, see [`each_message`].
+    Datagram(&'a [u8]),
     /// The kernel had to throw messages away (ENOBUFS).
     Lost,
 }
@@ -150,31 +137,32 @@ impl Events {
         for group in groups {
             socket.socket_mut().add_membership(*group)?;
         }
-        let _ = socket.socket_ref().set_rx_buf_sz(EVENT_BUFFER as u32);
-        Ok(Events { socket })
+        let fd = socket.socket_ref();
+        if nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::RcvBufForce, &EVENT_BUFFER).is_err() {
+            let _ = fd.set_rx_buf_sz(EVENT_BUFFER as u32);
+        }
+        Ok(Events { socket, buffer: Vec::with_capacity(LONGEST) })
     }
 
     /// Waits for news. Cancel-safe.
-    pub async fn heard(&mut self) -> io::Result<Heard> {
-        heard(self.socket.recv_from_full().await)
+    pub async fn heard(&mut self) -> io::Result<Heard<'_>> {
+        self.buffer.clear();
+        let received = self.socket.recv(&mut self.buffer).await;
+        heard(received, &self.buffer)
     }
 
     /// What else has arrived by now.
-    pub fn pending(&self) -> Option<Heard> {
-        heard(self.socket.socket_ref().recv_from_full()).ok()
+    pub fn pending(&mut self) -> Option<Heard<'_>> {
+        self.buffer.clear();
+        let received = self.socket.socket_ref().recv(&mut self.buffer, libc::MSG_DONTWAIT);
+        heard(received, &self.buffer).ok()
     }
 }
 
-fn heard(received: io::Result<(Vec<u8>, SocketAddr)>) -> io::Result<Heard> {
-    let datagram = match received {
-        Ok((datagram, _)) => datagram,
-        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Heard::Lost),
-        Err(error) => return Err(error),
-    };
-    let mut types = Vec::new();
-    each_message(&datagram, |header, _| {
-        types.push(header.message_type());
-        Ok(())
-    })?;
-    Ok(Heard::Types(types))
+fn heard<T>(received: io::Result<T>, buffer: &[u8]) -> io::Result<Heard<'_>> {
+    match received {
+        Ok(_) => Ok(Heard::Datagram(buffer)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Heard::Lost),
+        Err(error) => Err(error),
+    }
 }

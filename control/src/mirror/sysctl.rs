@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use shunt_policy::config::RpFilter;
+use shunt_policy::config::{HashPolicy, RpFilter, Spreading};
 
 /// Of one interface, with what `all` adds to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +14,11 @@ pub struct LinkSysctls {
     pub rp_filter: RpFilter,
     /// Either of `all` and the interface's.
     pub src_valid_mark: bool,
+    /// Either of `all` and the interface's.
+    pub accept_local: bool,
+    /// `ignore_routes_with_linkdown`, either of `all` and the interface's, IPv4 and IPv6.
+    pub ignore_linkdown4: bool,
+    pub ignore_linkdown6: bool,
     /// `net.ipv6.conf.IF.mtu`, bytes; `None` where IPv6 is not on the interface.
     pub mtu6: Option<u32>,
 }
@@ -22,22 +27,25 @@ pub struct LinkSysctls {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sysctls {
     pub links: BTreeMap<String, LinkSysctls>,
-    /// `net.ipv4.conf.all.ignore_routes_with_linkdown` or an interface's own.
-    pub ignore_linkdown: bool,
+    pub spreading: Spreading,
+    /// With `net.ipv4.ip_forward_use_pmtu`: no path is narrower (`net.ipv4.route.min_pmtu`), but which ones are wider the kernel
+    /// knows alone. Bytes.
+    pub narrowest_path: Option<u32>,
 }
 
 impl Sysctls {
     /// Reads those of the named interfaces in this process's network namespace.
     pub fn read<'a>(links: impl Iterator<Item = &'a str>) -> Self {
-        let rp_all = number("ipv4", "all", "rp_filter");
-        let mark_all = number("ipv4", "all", "src_valid_mark");
+        let of_all = |key| number("ipv4", "all", key);
+        let (rp_all, mark_all, local_all) = (of_all("rp_filter"), of_all("src_valid_mark"), of_all("accept_local"));
+        let linkdown_all = [ignores_linkdown("ipv4", "all"), ignores_linkdown("ipv6", "all")];
         let forwarding6_all = number("ipv6", "all", "forwarding") != 0;
-        let mut sysctls = Sysctls { ignore_linkdown: ignores_linkdown("all"), ..Sysctls::default() };
+        let mut sysctls = Sysctls { spreading: spreading(), narrowest_path: narrowest_path(), ..Sysctls::default() };
         for name in links {
             let of_link = LinkSysctls {
                 forwarding4: number("ipv4", name, "forwarding") != 0,
-                forwarding6: forwarding6_all
-                    && number("ipv6", name, "forwarding") != 0
+                // The interface's own `forwarding` decides about router advertisements only (ip6_forward).
+                forwarding6: (forwarding6_all || number("ipv6", name, "force_forwarding") != 0)
                     && number("ipv6", name, "disable_ipv6") == 0,
                 // 1 is strict, 2 is loose; the larger wins (IN_DEV_RPFILTER), and the kernel takes any other for loose.
                 rp_filter: match rp_all.max(number("ipv4", name, "rp_filter")) {
@@ -46,17 +54,46 @@ impl Sysctls {
                     _ => RpFilter::Loose,
                 },
                 src_valid_mark: mark_all.max(number("ipv4", name, "src_valid_mark")) != 0,
+                accept_local: local_all.max(number("ipv4", name, "accept_local")) != 0,
+                ignore_linkdown4: linkdown_all[0] || ignores_linkdown("ipv4", name),
+                ignore_linkdown6: linkdown_all[1] || ignores_linkdown("ipv6", name),
                 mtu6: read("ipv6", name, "mtu"),
             };
-            sysctls.ignore_linkdown |= ignores_linkdown(name);
             sysctls.links.insert(name.to_owned(), of_link);
         }
         sysctls
     }
 }
 
-fn ignores_linkdown(name: &str) -> bool {
-    number("ipv4", name, "ignore_routes_with_linkdown") != 0 || number("ipv6", name, "ignore_routes_with_linkdown") != 0
+fn ignores_linkdown(family: &str, name: &str) -> bool {
+    number(family, name, "ignore_routes_with_linkdown") != 0
+}
+
+fn spreading() -> Spreading {
+    let policy = |family: &str| match whole(family, "fib_multipath_hash_policy").unwrap_or(0) {
+        0 => HashPolicy::L3,
+        1 => HashPolicy::L4,
+        2 => HashPolicy::Inner,
+        3 => whole(family, "fib_multipath_hash_fields").map_or(HashPolicy::Unknown, HashPolicy::Custom),
+        _ => HashPolicy::Unknown,
+    };
+    Spreading {
+        policy4: policy("ipv4"),
+        policy6: policy("ipv6"),
+        seed: whole("ipv4", "fib_multipath_hash_seed").filter(|seed| *seed != 0),
+        use_neighbours: whole("ipv4", "fib_multipath_use_neigh").unwrap_or(0) != 0,
+    }
+}
+
+fn narrowest_path() -> Option<u32> {
+    let used = whole("ipv4", "ip_forward_use_pmtu").unwrap_or(0) != 0;
+    // Older kernels have the bound for the whole machine, and show it in no namespace but the first.
+    used.then(|| whole("ipv4", "route/min_pmtu").unwrap_or(68))
+}
+
+/// A sysctl of the whole namespace.
+fn whole(family: &str, key: &str) -> Option<u32> {
+    parse(&format!("/proc/sys/net/{family}/{key}"))
 }
 
 /// 0 if it is not there: IPv6 may be off.
@@ -65,6 +102,15 @@ fn number(family: &str, interface: &str, key: &str) -> u32 {
 }
 
 fn read(family: &str, interface: &str, key: &str) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/sys/net/{family}/conf/{interface}/{key}")).ok()?;
-    text.trim().parse().ok()
+    parse(&format!("/proc/sys/net/{family}/conf/{interface}/{key}"))
+}
+
+/// Decimal or, as the hash fields are printed, hexadecimal.
+fn parse(path: &str) -> Option<u32> {
+    let text = fs::read_to_string(path).ok()?;
+    let text = text.trim();
+    match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
 }

@@ -1,22 +1,26 @@
 //! What the kernel holds, as plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use shunt_policy::config::{Neighbour, Route, Rule};
-use shunt_policy::{Family, Ifindex, Mac};
+use shunt_policy::config::{Neighbour, NexthopObject, Rule};
+use shunt_policy::{Family, Ifindex, Mac, Tables};
 
 use super::netfilter::Netfilter;
 use super::sysctl::Sysctls;
 use super::tables::TableNames;
 
 /// The part of the kernel's state that decides where forwarded packets go.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KernelView {
     pub links: Vec<KernelLink>,
-    pub neighbours: Vec<Neighbour>,
+    /// Interfaces that have an IPv4 address.
+    pub addressed: BTreeSet<Ifindex>,
+    pub neighbours: Arc<Vec<Neighbour>>,
     /// In the kernel's order, IPv4 before IPv6.
-    pub rules: Vec<Rule>,
-    pub routes: Vec<Route>,
+    pub rules: Arc<Vec<Rule>>,
+    pub tables: Tables,
+    pub nexthops: Arc<BTreeMap<u32, NexthopObject>>,
     /// Messages that could not be decoded, by what they were to be: such a thing may decide anything.
     pub undecodable: Vec<String>,
     pub sysctls: Sysctls,
@@ -36,6 +40,10 @@ pub struct KernelLink {
     pub layer: Layer,
     /// `IFF_UP`.
     pub up: bool,
+    /// Something answers at the other end (`netif_carrier_ok`).
+    pub carrier: bool,
+    /// `IFLA_GROUP`
+    pub group: u32,
     pub mac: Option<Mac>,
     /// Largest IP packet in bytes.
     pub mtu: u32,

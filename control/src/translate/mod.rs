@@ -3,23 +3,28 @@
 
 mod netfilter;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use shunt_policy::config::{
-    Config, Guard, Hook, Link, Origin, Route, RouteKind, RpFilter, RuleAction, Source, Transmit,
+    Config, Guard, Hook, Hops, Link, Match, NexthopObject, Origin, Route, RouteKind, RouteText, RpFilter, RuleAction,
+    Source, Test, Transmit,
 };
-use shunt_policy::{Family, Ifindex, PortId, PuntReason, TableId};
+use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
 
-use crate::mirror::{KernelLink, KernelView, TableNames};
+use crate::mirror::{Changes, KernelLink, KernelView};
 
 /// What the mirror means.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Translation {
     pub config: Config,
-    pub report: Vec<Item>,
     /// The machine's own addresses: what is sent to them need not come to a worker.
     pub local_addresses: Vec<IpAddr>,
+    /// Accounts of the parts that are not translated anew at every change.
+    links: Vec<Item>,
+    netfilter: Vec<Item>,
+    /// What netfilter and others make guards of; those of the tables come behind.
+    guards: Vec<Guard>,
 }
 
 /// One thing that the operator configured, and what becomes of it.
@@ -61,60 +66,215 @@ impl Item {
     }
 }
 
+/// What a part of the kernel's state amounts to.
+#[derive(Default)]
+struct Part {
+    guards: Vec<Guard>,
+    report: Vec<Item>,
+}
+
+impl Part {
+    /// Leaves a whole family to the kernel.
+    fn guard_all(&mut self, family: Family, reason: PuntReason, origin: &Origin) {
+        let origin = origin.clone();
+        self.guards.push(Guard { family, hook: Hook::Prerouting, matches: Vec::new(), reason, origin });
+    }
+}
+
 /// Translates, with `ports` being the interfaces that the workers own.
 pub fn translate(view: &KernelView, ports: &[(Ifindex, PortId)]) -> Translation {
     let mut translation = Translation::default();
-    links(view, ports, &mut translation);
-    translation.config.neighbours.clone_from(&view.neighbours);
-    rules(view, &mut translation);
-    routes(view, &mut translation);
-    netfilter::translate(&view.netfilter, &mut translation);
-    others(view, &mut translation);
+    translation.update(view, ports, Changes::ALL);
     translation
 }
 
-fn links(view: &KernelView, ports: &[(Ifindex, PortId)], translation: &mut Translation) {
+impl Translation {
+    /// Follows the view, at the cost of what has changed in it.
+    pub fn update(&mut self, view: &KernelView, ports: &[(Ifindex, PortId)], changes: Changes) {
+        let config = &mut self.config;
+        if changes.links {
+            let (links, report) = links(view, ports);
+            config.links = Arc::new(links);
+            config.spreading = view.sysctls.spreading;
+            self.links = report;
+        }
+        config.neighbours = view.neighbours.clone();
+        config.rules = view.rules.clone();
+        config.tables = view.tables.clone();
+        config.nexthops = view.nexthops.clone();
+        if changes.netfilter {
+            let mut part = Part::default();
+            config.mangle = Arc::new(netfilter::translate(&view.netfilter, &mut part));
+            others(view, &mut part);
+            (self.guards, self.netfilter) = (part.guards, part.report);
+        }
+        if changes.netfilter || changes.rules || changes.routes {
+            let guards: Vec<Guard> = self.guards.iter().cloned().chain(merged_tables(view)).collect();
+            // What is made of them is kept as long as they are the same.
+            if guards != *config.guards {
+                config.guards = Arc::new(guards);
+            }
+        }
+        if changes.routes {
+            let own = Family::BOTH.iter().flat_map(|family| config.tables.own(*family));
+            let hosts = own.filter(|prefix| prefix.length() == prefix.family().bits());
+            self.local_addresses = hosts.map(Prefix::address).collect();
+        }
+    }
+
+    /// Rule by rule, what becomes of it.
+    pub fn report(&self, view: &KernelView) -> Vec<Item> {
+        let mut report = self.links.clone();
+        rules(view, &mut report);
+        self.routes(view, &mut report);
+        report.extend(self.netfilter.iter().cloned());
+        report.extend(traffic_control(view));
+        report
+    }
+
+    fn routes(&self, view: &KernelView, report: &mut Vec<Item>) {
+        let name = |table| view.table_names.name(table);
+        for family in Family::BOTH {
+            for (table, size) in view.tables.sizes(family) {
+                let text = format!("table {}: {size} {family} prefixes", name(table));
+                report.push(Item::exact(Origin::new(Source::Route, text)));
+            }
+            // Sets are few; only if one holds something opaque are its prefixes looked for.
+            if !view.tables.sets(family).any(|set| set.iter().any(|route| self.opaque(route).is_some())) {
+                continue;
+            }
+            for (table, prefix, routes) in view.tables.each(family) {
+                for route in routes {
+                    let Some(why) = self.opaque(route) else { continue };
+                    let text = RouteText { prefix, route, links: &self.config.links };
+                    let origin = Origin::new(Source::Route, format!("{text} table {}", name(table)));
+                    report.push(Item::punted(origin, PuntReason::OpaqueRoute, why));
+                }
+            }
+        }
+        for guard in merged_tables(view) {
+            let why = "while no rule was ever added, the kernel looks up local and main as one table";
+            report.push(Item::punted(guard.origin, guard.reason, why));
+        }
+        if view.tables.sets(Family::V4).chain(view.tables.sets(Family::V6)).any(|set| set.iter().any(is_multipath))
+            && view.sysctls.spreading.seed.is_none()
+        {
+            let origin = Origin::new(Source::Sysctl, "net.ipv4.fib_multipath_hash_seed = 0");
+            let why = "the spread over the legs of a multipath route is the kernel's, the leg of a given flow is not: the \
+                       kernel's seed is secret; set one, and the legs are the same";
+            report.push(Item { origin, standing: Standing::Exact, why: why.to_owned() });
+        }
+    }
+
+    /// Why packets that end at the route are the kernel's.
+    fn opaque(&self, route: &Route) -> Option<String> {
+        match &route.kind {
+            RouteKind::Opaque(why) => Some(why.clone()),
+            RouteKind::Unicast(Hops::Object(id)) => match self.config.nexthops.get(id) {
+                Some(NexthopObject::Opaque(why)) => Some(why.clone()),
+                Some(_) => None,
+                None => Some(format!("there is no nexthop object {id}")),
+            },
+            _ => None,
+        }
+    }
+}
+
+fn is_multipath(route: &Route) -> bool {
+    match &route.kind {
+        RouteKind::Unicast(Hops::Legs(legs)) => legs.len() > 1,
+        RouteKind::Unicast(Hops::Object(_)) => true,
+        _ => false,
+    }
+}
+
+/// While no rule was ever added the kernel keeps the IPv4 tables local and main in one trie (`fib_unmerge`): a longer prefix in
+/// main then hides a shorter one in local. Nothing tells whether a rule was added and removed again, so what could lie on either
+/// side of the difference is the kernel's.
+fn merged_tables(view: &KernelView) -> impl Iterator<Item = Guard> {
+    let lookup = |table| RuleAction::lookup(table);
+    let mut rules = view.rules.iter().filter(|rule| rule.family == Family::V4);
+    let default = rules.by_ref().map(|rule| (rule.priority.0, &rule.action)).eq([
+        (0, &lookup(TableId::LOCAL)),
+        (32766, &lookup(TableId::MAIN)),
+        (32767, &lookup(TableId::DEFAULT)),
+    ]);
+    let local = view.tables.each_of(Family::V4, TableId::LOCAL);
+    let prefixes: Vec<Prefix> = local
+        .filter(|(prefix, routes)| {
+            // Never forwarded: 127.0.0.0/8.
+            let loopback = prefix.address().is_loopback();
+            let unicast = routes.iter().any(|route| !route.kind.is_own());
+            default && !loopback && (unicast || prefix.length() < 32)
+        })
+        .map(|(prefix, _)| prefix)
+        .collect();
+    prefixes.into_iter().flat_map(|prefix| {
+        let origin = Origin::new(Source::Route, format!("{} table local", prefix.in_words()));
+        [Test::Source(prefix), Test::Destination(prefix)].map(|test| Guard {
+            family: Family::V4,
+            hook: Hook::Prerouting,
+            matches: vec![Match { not: false, test }],
+            reason: PuntReason::OpaqueRoute,
+            origin: origin.clone(),
+        })
+    })
+}
+
+fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item>) {
+    let (mut links, mut report) = (Vec::new(), Vec::new());
+    if let Some(bytes) = view.sysctls.narrowest_path {
+        let origin = Origin::new(Source::Sysctl, "net.ipv4.ip_forward_use_pmtu = 1");
+        let why = format!("the kernel knows alone which paths are narrow: packets above {bytes} bytes are its own");
+        report.push(Item::punted(origin, PuntReason::Oversize, why));
+    }
     for link in &view.links {
         let transmit = transmit(link, view, ports);
         let sysctls = view.sysctls.links.get(&link.name);
-        translation.config.links.push(Link {
+        links.push(Link {
             ifindex: link.ifindex,
             name: link.name.clone(),
             mac: link.mac,
             up: link.up,
-            mtu: link.mtu,
+            mtu: link.mtu.min(view.sysctls.narrowest_path.unwrap_or(u32::MAX)),
             mtu6: sysctls.and_then(|sysctls| sysctls.mtu6).unwrap_or(link.mtu).min(link.mtu),
             // Of an interface whose sysctls cannot be read nothing is known.
             forwarding4: sysctls.is_some_and(|sysctls| sysctls.forwarding4),
             forwarding6: sysctls.is_some_and(|sysctls| sysctls.forwarding6),
             rp_filter: sysctls.map_or(RpFilter::Strict, |sysctls| sysctls.rp_filter),
             src_valid_mark: sysctls.is_some_and(|sysctls| sysctls.src_valid_mark),
+            accept_local: sysctls.is_some_and(|sysctls| sysctls.accept_local),
+            has_address4: view.addressed.contains(&link.ifindex),
+            ignored4: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown4),
+            ignored6: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown6),
+            group: link.group,
             transmit,
         });
         if link.is_loopback() || link.is_own_tap() {
             continue;
         }
         let origin = Origin::new(Source::Link, link.name.clone());
-        translation.report.push(match transmit {
+        report.push(match transmit {
             Transmit::Port(_) => Item::exact(origin),
             Transmit::Kernel(reason) => Item::punted(origin, reason, reason.meaning()),
         });
         let Some(sysctls) = sysctls.filter(|_| matches!(transmit, Transmit::Port(_))) else { continue };
         for (on, family) in [(sysctls.forwarding4, Family::V4), (sysctls.forwarding6, Family::V6)] {
             if !on {
-                let key = if family == Family::V4 { "ipv4" } else { "ipv6" };
-                let origin = Origin::new(Source::Sysctl, format!("net.{key}.conf.{}.forwarding = 0", link.name));
-                let why = format!("{family} packets that arrive here are the kernel's");
-                translation.report.push(Item::punted(origin, PuntReason::ForwardingOff, why));
+                let text = match family {
+                    Family::V4 => format!("net.ipv4.conf.{}.forwarding = 0", link.name),
+                    Family::V6 => "net.ipv6.conf.all.forwarding = 0".to_owned(),
+                };
+                let why = format!("{family} packets that arrive at {} are the kernel's", link.name);
+                report.push(Item::punted(Origin::new(Source::Sysctl, text), PuntReason::ForwardingOff, why));
             }
         }
         if sysctls.rp_filter != RpFilter::Off {
-            let origin =
-                Origin::new(Source::Sysctl, format!("net.ipv4.conf.{}.rp_filter: {:?}", link.name, sysctls.rp_filter));
-            let why = "packets whose way back is by this interface are ours; to any other the kernel may object";
-            translation.report.push(Item::punted(origin, PuntReason::ReversePath, why));
+            let text = format!("net.ipv4.conf.{}.rp_filter: {:?}", link.name, sysctls.rp_filter);
+            report.push(Item::exact(Origin::new(Source::Sysctl, text)));
         }
     }
+    (links, report)
 }
 
 fn transmit(link: &KernelLink, view: &KernelView, ports: &[(Ifindex, PortId)]) -> Transmit {
@@ -127,77 +287,47 @@ fn transmit(link: &KernelLink, view: &KernelView, ports: &[(Ifindex, PortId)]) -
     }
 }
 
-fn rules(view: &KernelView, translation: &mut Translation) {
-    for rule in &view.rules {
+fn rules(view: &KernelView, report: &mut Vec<Item>) {
+    for rule in view.rules.iter() {
         let origin = rule.origin.clone();
         let opaque = match (&rule.selector.opaque, &rule.action) {
             (Some(selector), _) => Some(format!("selector not mirrored: {selector}")),
             (None, RuleAction::Opaque(action)) => Some(format!("action not mirrored: {action}")),
             (None, _) => None,
         };
-        translation.report.push(match opaque {
+        report.push(match opaque {
             Some(why) => Item::punted(origin, PuntReason::OpaqueRule, why),
             None => Item::exact(origin),
         });
     }
-    translation.config.rules.clone_from(&view.rules);
 }
 
-fn routes(view: &KernelView, translation: &mut Translation) {
-    let mut exact: BTreeMap<(Family, TableId), usize> = BTreeMap::new();
-    for route in &view.routes {
-        match &route.kind {
-            RouteKind::Opaque(why) => {
-                let origin = Origin::new(Source::Route, table_text(route, &view.table_names));
-                translation.report.push(Item::punted(origin, PuntReason::OpaqueRoute, why.clone()));
-            }
-            _ => *exact.entry((route.destination.family(), route.table)).or_default() += 1,
-        }
-        let host = route.destination.length() == route.destination.family().bits();
-        if host && matches!(route.kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast) {
-            translation.local_addresses.push(route.destination.address());
-        }
-    }
-    for ((family, table), count) in exact {
-        let text = format!("table {}: {count} {family} routes", view.table_names.name(table));
-        translation.report.push(Item::exact(Origin::new(Source::Route, text)));
-    }
-    translation.config.routes.clone_from(&view.routes);
-}
-
-fn table_text(route: &Route, names: &TableNames) -> String {
-    format!("{} table {}", route.origin.text, names.name(route.table))
-}
-
-/// What stands outside rules, routes and netfilter.
-fn others(view: &KernelView, translation: &mut Translation) {
+/// What stands outside rules, routes and netfilter, and guards whole families.
+fn others(view: &KernelView, part: &mut Part) {
     for family in &view.xfrm {
         let origin = Origin::new(Source::Xfrm, format!("{family} policies"));
-        guard_all(*family, PuntReason::Xfrm, &origin, translation);
-        translation.report.push(Item::punted(origin, PuntReason::Xfrm, "an IPsec policy may take any packet"));
+        part.guard_all(*family, PuntReason::Xfrm, &origin);
+        part.report.push(Item::punted(origin, PuntReason::Xfrm, "an IPsec policy may take any packet"));
     }
     for message in &view.undecodable {
         let origin = Origin::new(Source::Route, message.clone());
         for family in Family::BOTH {
-            guard_all(family, PuntReason::OpaqueRoute, &origin, translation);
+            part.guard_all(family, PuntReason::OpaqueRoute, &origin);
         }
-        translation.report.push(Item::punted(origin, PuntReason::OpaqueRoute, "not decoded: it could decide anything"));
+        part.report.push(Item::punted(origin, PuntReason::OpaqueRoute, "not decoded: it could decide anything"));
     }
-    for (ifindex, qdiscs) in &view.qdiscs {
-        let Some(link) = view.link(*ifindex).filter(|link| !link.is_own_tap()) else { continue };
+}
+
+fn traffic_control(view: &KernelView) -> impl Iterator<Item = Item> {
+    view.qdiscs.iter().filter_map(|(ifindex, qdiscs)| {
+        let link = view.link(*ifindex).filter(|link| !link.is_own_tap())?;
         let kind = if qdiscs.ingress { "ingress, clsact or tcx" } else { "root qdisc" };
         let origin = Origin::new(Source::TrafficControl, format!("{kind} on {}", link.name));
-        translation.report.push(if qdiscs.ingress {
+        Some(if qdiscs.ingress {
             let why = "filters may touch what arrives: the interface is not taken".to_owned();
             Item { origin, standing: Standing::Unsupported, why }
         } else {
             Item::punted(origin, PuntReason::EgressQdisc, "what leaves here must pass it")
-        });
-    }
-}
-
-/// Leaves a whole family to the kernel.
-fn guard_all(family: Family, reason: PuntReason, origin: &Origin, translation: &mut Translation) {
-    let origin = origin.clone();
-    translation.config.guards.push(Guard { family, hook: Hook::Prerouting, matches: Vec::new(), reason, origin });
+        })
+    })
 }

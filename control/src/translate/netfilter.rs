@@ -5,29 +5,32 @@ use shunt_policy::config::{
 };
 use shunt_policy::{Family, PuntReason};
 
-use super::{Item, Translation, guard_all};
+use super::{Item, Part};
 use crate::mirror::netfilter::save::{Chain, Table};
 use crate::mirror::netfilter::{Base, Dialect, Netfilter, NftHook};
 
-pub(super) fn translate(netfilter: &Netfilter, translation: &mut Translation) {
+/// The chains that set the mark; all else becomes guards.
+pub(super) fn translate(netfilter: &Netfilter, part: &mut Part) -> Vec<BaseChain> {
+    let mut mangle = Vec::new();
     for family in Family::BOTH {
         let dialects: Vec<_> = netfilter.saved.iter().filter(|dialect| dialect.family == family).collect();
-        mangle_prerouting(family, &dialects, translation);
+        mangle.extend(mangle_prerouting(family, &dialects, part));
         for dialect in dialects {
-            other_chains(dialect, translation);
+            other_chains(dialect, part);
         }
         if netfilter.translated.contains(&family) {
             let origin = Origin::new(Source::Nftables, format!("{family} connections that conntrack still translates"));
-            guard_all(family, PuntReason::Nat, &origin, translation);
+            part.guard_all(family, PuntReason::Nat, &origin);
             let why = "their rule is gone, they go on: conntrack -L lists them, conntrack -D ends them";
-            translation.report.push(Item::punted(origin, PuntReason::Nat, why));
+            part.report.push(Item::punted(origin, PuntReason::Nat, why));
         }
     }
-    netfilter.nft.iter().for_each(|base| native(base, translation));
+    netfilter.nft.iter().for_each(|base| native(base, part));
+    mangle
 }
 
 /// The chains that set the mark before routing.
-fn mangle_prerouting(family: Family, dialects: &[&Dialect], translation: &mut Translation) {
+fn mangle_prerouting(family: Family, dialects: &[&Dialect], part: &mut Part) -> Option<BaseChain> {
     let chains = dialects.iter().filter_map(|dialect| {
         let table = dialect.saved.table("mangle")?;
         Some((dialect.source, table, table.chain("PREROUTING")?))
@@ -35,9 +38,8 @@ fn mangle_prerouting(family: Family, dialects: &[&Dialect], translation: &mut Tr
     // A chain without rules that accepts says nothing, wherever it stands.
     let mut speaking =
         chains.filter(|(_, _, chain)| !chain.rules.is_empty() || chain.policy == Some(ChainPolicy::Drop));
-    if let Some((source, table, chain)) = speaking.next() {
-        evaluated(family, source, table, chain, translation);
-    }
+    let (source, table, chain) = speaking.next()?;
+    let evaluated = evaluated(family, source, table, chain, part);
     // Both back ends hook in at the same priority, and which one the kernel asks first we cannot see. A packet that no rule of
     // the second can touch fares the same in either order; the others are the kernel's.
     for (source, _, chain) in speaking {
@@ -45,23 +47,24 @@ fn mangle_prerouting(family: Family, dialects: &[&Dialect], translation: &mut Tr
             format!("{source} and another back end both have mangle PREROUTING rules, in an order that is not visible");
         if chain.policy == Some(ChainPolicy::Drop) {
             let origin = Origin::new(source, "mangle PREROUTING policy DROP");
-            guard_all(family, PuntReason::OpaqueMangle, &origin, translation);
-            translation.report.push(Item::punted(origin, PuntReason::OpaqueMangle, why.clone()));
+            part.guard_all(family, PuntReason::OpaqueMangle, &origin);
+            part.report.push(Item::punted(origin, PuntReason::OpaqueMangle, why.clone()));
         }
         for rule in &chain.rules {
-            guard(family, Hook::Prerouting, PuntReason::OpaqueMangle, rule, why.clone(), translation);
+            guard(family, Hook::Prerouting, PuntReason::OpaqueMangle, rule, why.clone(), part);
         }
     }
+    Some(evaluated)
 }
 
-fn evaluated(family: Family, source: Source, table: &Table, chain: &Chain, translation: &mut Translation) {
+fn evaluated(family: Family, source: Source, table: &Table, chain: &Chain, part: &mut Part) -> BaseChain {
     let user = table.chains.iter().filter(|chain| chain.policy.is_none() && !is_built_in(&chain.name));
     let user: Vec<UserChain> =
         user.map(|chain| UserChain { name: chain.name.clone(), rules: chain.rules.clone() }).collect();
     let reachable = reachable(chain, &user);
     let rules = chain.rules.iter().chain(user.iter().filter(|u| reachable.contains(&u.name)).flat_map(|u| &u.rules));
     for rule in rules {
-        translation.report.push(match opaque_part(rule) {
+        part.report.push(match opaque_part(rule) {
             Some(what) => {
                 let why = format!("packets that could match it are the kernel's; not mirrored: {what}");
                 Item::punted(rule.origin.clone(), PuntReason::OpaqueMangle, why)
@@ -69,13 +72,13 @@ fn evaluated(family: Family, source: Source, table: &Table, chain: &Chain, trans
             None => Item::exact(rule.origin.clone()),
         });
     }
-    translation.config.mangle.push(BaseChain {
+    BaseChain {
         family,
         name: format!("{source} mangle PREROUTING"),
         rules: chain.rules.clone(),
         policy: chain.policy.unwrap_or(ChainPolicy::Accept),
         user,
-    });
+    }
 }
 
 /// Names of the user chains that a base chain leads to.
@@ -108,13 +111,13 @@ fn is_built_in(name: &str) -> bool {
 }
 
 /// Every chain but mangle PREROUTING that a forwarded packet passes.
-fn other_chains(dialect: &Dialect, translation: &mut Translation) {
+fn other_chains(dialect: &Dialect, part: &mut Part) {
     for table in &dialect.saved.tables {
         for chain in &table.chains {
             let (hook, reason) = match (table.name.as_str(), chain.name.as_str()) {
                 ("mangle", "PREROUTING") => continue,
                 ("nat", "PREROUTING" | "POSTROUTING") => {
-                    nat(dialect.family, chain, translation);
+                    nat(dialect.family, chain, part);
                     continue;
                 }
                 (_, "PREROUTING") => (Hook::Prerouting, PuntReason::Raw),
@@ -125,9 +128,9 @@ fn other_chains(dialect: &Dialect, translation: &mut Translation) {
             if chain.policy == Some(ChainPolicy::Drop) {
                 let origin = Origin::new(dialect.source, format!("-t {} -P {} DROP", table.name, chain.name));
                 let guard = Guard { family: dialect.family, hook, matches: Vec::new(), reason, origin: origin.clone() };
-                translation.config.guards.push(guard);
+                part.guards.push(guard);
                 let why = "what no rule accepts is dropped: all is left to the kernel";
-                translation.report.push(Item::punted(origin, reason, why));
+                part.report.push(Item::punted(origin, reason, why));
             }
             // Where nothing but acceptance can happen, it does not matter which rule grants it.
             let harmless = chain.policy != Some(ChainPolicy::Drop)
@@ -137,10 +140,10 @@ fn other_chains(dialect: &Dialect, translation: &mut Translation) {
                 });
             for rule in &chain.rules {
                 if harmless {
-                    translation.report.push(Item::exact(rule.origin.clone()));
+                    part.report.push(Item::exact(rule.origin.clone()));
                 } else {
                     let why = "packets that could match it are the kernel's";
-                    guard(dialect.family, hook, reason, rule, why.to_owned(), translation);
+                    guard(dialect.family, hook, reason, rule, why.to_owned(), part);
                 }
             }
         }
@@ -149,22 +152,22 @@ fn other_chains(dialect: &Dialect, translation: &mut Translation) {
 
 /// Masquerading touches what leaves by it, and the answers come back to an address of ours. Any other translation is seen in
 /// packets that look like all others, so the family is the kernel's.
-fn nat(family: Family, chain: &Chain, translation: &mut Translation) {
+fn nat(family: Family, chain: &Chain, part: &mut Part) {
     for rule in &chain.rules {
         let masquerade = matches!(&rule.target, Target::Opaque(target) if target.starts_with("MASQUERADE"));
         if masquerade && chain.name == "POSTROUTING" {
             let why = "new connections that could match it are the kernel's, as are the answers to them";
-            guard(family, Hook::Forward, PuntReason::Nat, rule, why.to_owned(), translation);
+            guard(family, Hook::Forward, PuntReason::Nat, rule, why.to_owned(), part);
         } else {
-            guard_all(family, PuntReason::Nat, &rule.origin, translation);
+            part.guard_all(family, PuntReason::Nat, &rule.origin);
             let why =
                 format!("answers of translated connections look like any packet: all of {family} is the kernel's");
-            translation.report.push(Item::punted(rule.origin.clone(), PuntReason::Nat, why));
+            part.report.push(Item::punted(rule.origin.clone(), PuntReason::Nat, why));
         }
     }
 }
 
-fn guard(family: Family, hook: Hook, reason: PuntReason, rule: &ChainRule, why: String, translation: &mut Translation) {
+fn guard(family: Family, hook: Hook, reason: PuntReason, rule: &ChainRule, why: String, part: &mut Part) {
     let mut matches = rule.matches.clone();
     // A mark that an earlier hook may have changed, and an egress that is not known yet, decide nothing.
     let undecided = |one: &Match| {
@@ -172,12 +175,12 @@ fn guard(family: Family, hook: Hook, reason: PuntReason, rule: &ChainRule, why: 
     };
     matches.retain(|one| !undecided(one));
     let origin = rule.origin.clone();
-    translation.report.push(Item::punted(origin.clone(), reason, why));
-    translation.config.guards.push(Guard { family, hook, matches, reason, origin });
+    part.report.push(Item::punted(origin.clone(), reason, why));
+    part.guards.push(Guard { family, hook, matches, reason, origin });
 }
 
 /// A base chain of a native table.
-fn native(base: &Base, translation: &mut Translation) {
+fn native(base: &Base, part: &mut Part) {
     if base.rules.is_empty() && !base.drops {
         return;
     }
@@ -188,13 +191,13 @@ fn native(base: &Base, translation: &mut Translation) {
     };
     if base.drops {
         let origin = Origin::new(Source::Nftables, format!("{place} policy drop"));
-        translation.report.push(Item::punted(origin, PuntReason::Nftables, why));
+        part.report.push(Item::punted(origin, PuntReason::Nftables, why));
     }
     for rule in &base.rules {
         let origin = Origin::new(Source::Nftables, format!("{place} {rule}"));
-        translation.report.push(Item::punted(origin, PuntReason::Nftables, why));
+        part.report.push(Item::punted(origin, PuntReason::Nftables, why));
     }
     for family in &base.families {
-        guard_all(*family, PuntReason::Nftables, &Origin::new(Source::Nftables, place.clone()), translation);
+        part.guard_all(*family, PuntReason::Nftables, &Origin::new(Source::Nftables, place.clone()));
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
         protocol,
         transport: transport::parse(protocol, transport::ICMP, packet.get(LENGTH..length).unwrap_or_default())?,
         tos: header[1],
+        flow_label: 0,
         header: LENGTH,
         length,
     })

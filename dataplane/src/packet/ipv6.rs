@@ -54,6 +54,7 @@ pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
         protocol,
         transport: transport::parse(protocol, transport::ICMPV6, packet.get(LENGTH..length).unwrap_or_default())?,
         tos: (header[0] << 4) | (header[1] >> 4),
+        flow_label: u32::from_be_bytes([0, header[1] & 0xf, header[2], header[3]]),
         header: LENGTH,
         length,
     })

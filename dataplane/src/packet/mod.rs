@@ -27,6 +27,8 @@ pub struct Packet {
     pub transport: Transport,
     /// TOS or traffic class byte.
     pub tos: u8,
+    /// IPv6 flow label, 20 bits; 0 for IPv4.
+    pub flow_label: u32,
     /// Length of the IP header in bytes: 20 or 40.
     pub header: usize,
     /// Length of the IP packet in bytes, header included. The frame may be longer (padding), never shorter.
@@ -61,6 +63,7 @@ impl Packet {
             protocol: self.protocol,
             transport: self.transport,
             tos: self.tos,
+            flow_label: self.flow_label,
             mark: Mark(0),
             length: self.length as u32,
         }

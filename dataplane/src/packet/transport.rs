@@ -10,6 +10,8 @@ pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 const DCCP: u8 = 33;
+const ESP: u8 = 50;
+const AH: u8 = 51;
 pub(super) const ICMPV6: u8 = 58;
 pub(super) const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
@@ -24,14 +26,19 @@ pub(super) fn parse(protocol: u8, icmp: u8, payload: &[u8]) -> Result<Transport,
     let shortest = match protocol {
         TCP => 20,
         UDP | UDP_LITE => 8,
-        SCTP | DCCP => 12,
+        SCTP | DCCP | AH => 12,
+        ESP => 8,
         _ if protocol == icmp => 8,
         _ => return Ok(Transport::Other),
     };
-    let [a, b, c, d] = match payload.first_chunk::<4>() {
-        Some(start) if payload.len() >= shortest => *start,
+    let start = if protocol == AH { 4 } else { 0 };
+    let [a, b, c, d] = match payload.get(start..).and_then(<[u8]>::first_chunk::<4>) {
+        Some(word) if payload.len() >= shortest => *word,
         _ => return Err(punt(PuntReason::TransportCut)),
     };
+    if matches!(protocol, ESP | AH) {
+        return Ok(Transport::Spi(u32::from_be_bytes([a, b, c, d])));
+    }
     if protocol == icmp {
         return Ok(Transport::Icmp { kind: a, code: b });
     }

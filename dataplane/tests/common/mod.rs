@@ -13,10 +13,9 @@ use std::sync::Arc;
 use etherparse::PacketBuilder;
 use shunt_dataplane::sim::{Router, SimSpec};
 use shunt_policy::config::{
-    Config, Link, Neighbour, Nexthop, Origin, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source,
-    Transmit,
+    Config, Hops, Link, Neighbour, Origin, Route, RouteKind, Rule, RuleAction, RuleSelector, Source,
 };
-use shunt_policy::{Dscp, Family, Generation, Ifindex, Mac, Policy, PortId, Prefix, Priority, TableId, compile};
+use shunt_policy::{Family, Generation, Ifindex, Mac, Policy, PortId, Prefix, Priority, Rib, TableId, compile};
 
 pub(crate) const LAN: PortId = PortId(0);
 pub(crate) const WAN: PortId = PortId(1);
@@ -37,64 +36,44 @@ pub(crate) fn ifindex(port: PortId) -> Ifindex {
 }
 
 pub(crate) fn config() -> Config {
-    let origin = || Origin::new(Source::Route, "test");
-    let mut config = Config::default();
-    for port in [LAN, WAN, UP] {
-        config.links.push(Link {
-            ifindex: ifindex(port),
-            name: format!("eth{}", port.0),
-            mac: Some(own(port)),
-            up: true,
-            mtu: 1500,
-            mtu6: 1500,
-            forwarding4: true,
-            forwarding6: true,
-            rp_filter: RpFilter::Off,
-            src_valid_mark: false,
-            transmit: Transmit::Port(port),
-        });
-    }
-    let mut route = |destination: &str, length, port, via: Option<&str>, kind: Option<RouteKind>| {
-        let nexthop = Nexthop { oif: ifindex(port), via: via.map(address), mtu: None };
-        config.routes.push(Route {
-            table: if kind.is_some() { TableId::LOCAL } else { TableId::MAIN },
-            destination: Prefix::new(address(destination), length).expect("a prefix"),
-            tos: Dscp::default(),
-            metric: 0,
-            kind: kind.unwrap_or(RouteKind::Unicast(nexthop)),
-            origin: origin(),
-        });
+    let link = |port: PortId| Link::port(ifindex(port), &format!("eth{}", port.0), own(port), port);
+    let mut rib = Rib::default();
+    let mut route = |destination: &str, length, port, via: Option<&str>| {
+        let prefix = Prefix::new(address(destination), length).expect("a prefix");
+        let kind = RouteKind::Unicast(Hops::one(ifindex(port), via.map(address)));
+        rib.append(TableId::MAIN, prefix, Route::new(0, kind));
     };
-    route("198.51.100.0", 24, LAN, None, None);
-    route("203.0.113.0", 24, WAN, None, None);
-    route("0.0.0.0", 0, UP, Some("192.0.2.1"), None);
-    route("2001:db8:1::", 64, LAN, None, None);
-    route("2001:db8:2::", 64, WAN, None, None);
-    route("::", 0, UP, Some("2001:db8:3::1"), None);
-    route("198.51.100.1", 32, LAN, None, Some(RouteKind::Local));
+    route("198.51.100.0", 24, LAN, None);
+    route("203.0.113.0", 24, WAN, None);
+    route("0.0.0.0", 0, UP, Some("192.0.2.1"));
+    route("2001:db8:1::", 64, LAN, None);
+    route("2001:db8:2::", 64, WAN, None);
+    route("::", 0, UP, Some("2001:db8:3::1"));
+    let local = Route::new(0, RouteKind::Local(Some(ifindex(LAN))));
+    rib.append(TableId::LOCAL, Prefix::host(address("198.51.100.1")), local);
     let known = [("198.51.100.2", LAN), ("203.0.113.2", WAN), ("192.0.2.1", UP)];
     let known6 = [("2001:db8:1::2", LAN), ("2001:db8:2::2", WAN), ("2001:db8:3::1", UP)];
-    for (neighbour, port) in known.into_iter().chain(known6) {
-        config.neighbours.push(Neighbour {
-            ifindex: ifindex(port),
-            address: address(neighbour),
-            mac: Some(peer(port)),
-        });
+    let known = known.into_iter().chain(known6);
+    let rules = Family::BOTH.iter().flat_map(|family| {
+        [(0, TableId::LOCAL), (32766, TableId::MAIN)].map(|(priority, table)| Rule {
+            family: *family,
+            priority: Priority(priority),
+            selector: RuleSelector::default(),
+            action: RuleAction::lookup(table),
+            origin: Origin::new(Source::Rule, "test"),
+        })
+    });
+    Config {
+        links: Arc::new([LAN, WAN, UP].map(link).to_vec()),
+        neighbours: Arc::new(
+            known
+                .map(|(host, port)| Neighbour { ifindex: ifindex(port), address: address(host), mac: Some(peer(port)) })
+                .collect(),
+        ),
+        rules: Arc::new(rules.collect()),
+        tables: rib.tables().clone(),
+        ..Config::default()
     }
-    for family in Family::BOTH {
-        for (priority, table) in [(0, TableId::LOCAL), (32766, TableId::MAIN)] {
-            let action = RuleAction::Lookup(table);
-            let rule = Rule {
-                family,
-                priority: Priority(priority),
-                selector: RuleSelector::default(),
-                action,
-                origin: origin(),
-            };
-            config.rules.push(rule);
-        }
-    }
-    config
 }
 
 pub(crate) fn policy(generation: u64) -> Arc<Policy> {

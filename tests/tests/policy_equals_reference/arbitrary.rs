@@ -1,17 +1,22 @@
 //! Random configurations and queries from small pools.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use shunt_policy::config::{
-    BaseChain, ChainPolicy, ChainRule, Config, Guard, Hook, InterfacePattern, Link, MarkMatch, Match, Neighbour,
-    Nexthop, Origin, PortRange, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Target, Test,
-    Transmit, UserChain,
+    BaseChain, ChainPolicy, ChainRule, Config, DscpMatch, FlowLabelMatch, Guard, HashPolicy, Hook, Hops,
+    InterfacePattern, Leg, Link, MarkMatch, Match, Neighbour, NexthopObject, Origin, PortMatch, PortRange, Preference,
+    Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Spreading, Suppress, Target, Test, Transmit,
+    UserChain,
 };
-use shunt_policy::{Dscp, Family, Ifindex, Mac, Mark, PortId, Prefix, Priority, PuntReason, Query, TableId, Transport};
+use shunt_policy::{
+    Dscp, Family, Ifindex, Mac, Mark, PortId, Prefix, Priority, PuntReason, Query, Rib, TableId, Transport,
+};
 
 /// Last byte of the pool's addresses.
 const HOSTS: [u8; 8] = [0, 1, 2, 3, 64, 127, 128, 255];
@@ -23,22 +28,35 @@ pub fn config() -> impl Strategy<Value = Config> {
         prop_oneof![1 => vec(neighbour(), 0..12), 4 => Just(every_neighbour())],
         vec(rule(), 0..6),
         vec(route(), 0..24),
+        nexthops(),
+        spreading(),
         vec(base_chain(), 0..3),
         prop_oneof![6 => Just(Vec::new()), 1 => vec(guard(), 1..3)],
     );
-    parts.prop_map(|(links, neighbours, mut rules, mut routes, mangle, guards)| {
+    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, mangle, guards)| {
+        let mut rib = Rib::default();
+        for (table, prefix, route) in routes {
+            rib.append(table, prefix, route);
+        }
         // Mostly what a router has: the rule for main and a default route.
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             let selector = RuleSelector::default();
-            let action = RuleAction::Lookup(TableId::MAIN);
+            let action = RuleAction::lookup(TableId::MAIN);
             rules.push(Rule { family, priority: Priority(32766), selector, action, origin: origin(Source::Rule) });
-            let kind = RouteKind::Unicast(Nexthop { oif: Ifindex(3), via: None, mtu: None });
-            let (table, destination) = (TableId::MAIN, Prefix::any(family));
-            let tos = Dscp::default();
-            routes.push(Route { table, destination, tos, metric: 900, kind, origin: origin(Source::Route) });
+            let default = Route::new(900, RouteKind::Unicast(Hops::one(Ifindex(3), None)));
+            rib.append(TableId::MAIN, Prefix::any(family), default);
         }
         rules.sort_by_key(|rule| rule.priority);
-        Config { links, neighbours, rules, routes, mangle, guards }
+        Config {
+            links: Arc::new(links),
+            neighbours: Arc::new(neighbours),
+            rules: Arc::new(rules),
+            tables: rib.tables().clone(),
+            nexthops: Arc::new(nexthops),
+            spreading,
+            mangle: Arc::new(mangle),
+            guards: Arc::new(guards),
+        }
     })
 }
 
@@ -47,6 +65,7 @@ pub fn query() -> impl Strategy<Value = Query> {
         4 => (port(), port()).prop_map(|(source, destination)| Transport::Ports { source, destination }),
         1 => (0..3u8, 0..3u8).prop_map(|(kind, code)| Transport::Icmp { kind, code }),
         1 => Just(Transport::Other),
+        1 => any::<u32>().prop_map(Transport::Spi),
     ];
     (
         family(),
@@ -56,8 +75,9 @@ pub fn query() -> impl Strategy<Value = Query> {
         tos(),
         prop_oneof![3 => Just(0), 1 => mark_value()],
         length(),
+        flow_label(),
     )
-        .prop_flat_map(|(family, iif, protocol, transport, tos, mark, length)| {
+        .prop_flat_map(|(family, iif, protocol, transport, tos, mark, length, flow_label)| {
             (address(family), address(family)).prop_map(move |(source, destination)| Query {
                 iif: Ifindex(iif),
                 source,
@@ -65,6 +85,7 @@ pub fn query() -> impl Strategy<Value = Query> {
                 protocol,
                 transport,
                 tos,
+                flow_label: if family == Family::V6 { flow_label } else { 0 },
                 mark: Mark(mark),
                 length,
             })
@@ -88,8 +109,11 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
     ];
     let link = move |at: usize| {
         let facts = (usually, usually, usually, usually, rp_filter.clone(), any::<bool>(), transmit(at as u16));
-        (facts, select(vec![1500u32, 1400, 1280])).prop_map(move |(facts, mtu)| {
+        let rarely = prop::bool::weighted(0.05);
+        let more = (any::<bool>(), usually, rarely, rarely, 0..3u32, select(vec![1500u32, 1400, 1280]));
+        (facts, more).prop_map(move |(facts, more)| {
             let (up, has_mac, forwarding4, forwarding6, rp_filter, src_valid_mark, transmit) = facts;
+            let (accept_local, has_address4, ignored4, ignored6, group, mtu) = more;
             Link {
                 ifindex: Ifindex(at as u32 + 1),
                 name: NAMES[at].to_owned(),
@@ -101,6 +125,11 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
                 forwarding6,
                 rp_filter,
                 src_valid_mark,
+                accept_local,
+                has_address4,
+                ignored4,
+                ignored6,
+                group,
                 transmit,
             }
         })
@@ -134,63 +163,162 @@ fn every_neighbour() -> Vec<Neighbour> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
+    let suppress = (option::weighted(0.1, select(vec![0u8, 15, 24, 64])), option::weighted(0.1, 0..3u32))
+        .prop_map(|(prefix_length, group)| Suppress { prefix_length, group });
     let action = prop_oneof![
-        24 => table().prop_map(RuleAction::Lookup),
+        24 => (table(), suppress).prop_map(|(table, suppress)| RuleAction::Lookup(table, suppress)),
         1 => Just(RuleAction::Blackhole),
         1 => Just(RuleAction::Unreachable),
         1 => Just(RuleAction::Prohibit),
-        1 => Just(RuleAction::Opaque("goto 100".to_owned())),
+        1 => Just(RuleAction::Nop),
+        2 => priority().prop_map(RuleAction::Goto),
+        1 => Just(RuleAction::Opaque("action 9".to_owned())),
     ];
-    (family(), 0..40_000u32, action).prop_flat_map(|(family, priority, action)| {
+    (family(), priority(), action).prop_flat_map(|(family, priority, action)| {
         let fwmark = (mark_value(), mask()).prop_map(|(value, mask)| MarkMatch { value, mask });
-        let tos = select(vec![0x04u8, 0x08, 0x10, 0x1c]).prop_map(Dscp::of_tos);
-        let selector = (
+        let tos_value = select(vec![0x04u8, 0x08, 0x10, 0x1c]).prop_map(Dscp::of_tos);
+        let dscp = (tos(), select(vec![0xfcu8, 0x80, 0x1c]))
+            .prop_map(|(value, mask)| DscpMatch { value: Dscp::of_tos(value & mask), mask: Dscp::of_tos(mask) });
+        let port_match = || {
+            prop_oneof![
+                (port(), 0..40u16)
+                    .prop_map(|(first, more)| PortRange { first, last: first.saturating_add(more) })
+                    .prop_map(PortMatch::Range),
+                (port(), select(vec![u16::MAX, 0xff00, 1])).prop_map(|(value, mask)| PortMatch::Masked { value, mask }),
+            ]
+        };
+        let label = (flow_label(), select(vec![0xfffffu32, 1]))
+            .prop_map(|(value, mask)| FlowLabelMatch { value: value & mask, mask });
+        let usual = (
             prop::bool::weighted(0.15),
             option::weighted(0.3, prefix(family)),
             option::weighted(0.3, prefix(family)),
             option::weighted(0.2, name()),
             option::weighted(0.4, fwmark),
-            option::weighted(0.2, tos),
-            option::weighted(0.05, Just("uidrange 0-0".to_owned())),
+            option::weighted(0.2, tos_value),
+            option::weighted(0.05, Just("attribute 99".to_owned())),
+        );
+        let unusual = (
+            option::weighted(0.05, name()),
+            option::weighted(0.1, dscp),
+            option::weighted(0.1, protocol()),
+            option::weighted(0.1, port_match()),
+            option::weighted(0.1, port_match()),
+            option::weighted(0.05, select(vec![(0u32, 0), (0, 1000), (1, 1000)])),
+            prop::bool::weighted(0.03),
+            option::weighted(0.03, Just(7u64)),
+            option::weighted(0.1, label),
         );
         let action = action.clone();
-        selector.prop_map(move |(not, from, to, iif, fwmark, tos, opaque)| Rule {
-            family,
-            priority: Priority(priority),
-            selector: RuleSelector { not, from, to, iif, fwmark, tos, opaque },
-            action: action.clone(),
-            origin: origin(Source::Rule),
+        (usual, unusual).prop_map(move |(usual, unusual)| {
+            let (not, from, to, iif, fwmark, tos, opaque) = usual;
+            let (oif, dscp, protocol, source_port, destination_port, uid_range, l3mdev, tunnel, flow_label) = unusual;
+            let selector = RuleSelector {
+                not,
+                from,
+                to,
+                iif,
+                oif,
+                fwmark,
+                tos,
+                dscp,
+                protocol,
+                source_port,
+                destination_port,
+                uid_range,
+                l3mdev,
+                tunnel,
+                flow_label,
+                opaque,
+            };
+            Rule { family, priority, selector, action: action.clone(), origin: origin(Source::Rule) }
         })
     })
 }
 
-fn route() -> impl Strategy<Value = Route> {
+/// Few, so that rules go to one another and share their place.
+fn priority() -> impl Strategy<Value = Priority> {
+    select(vec![0u32, 1, 100, 101, 200, 1000, 32_765]).prop_map(Priority)
+}
+
+fn leg(family: Family) -> impl Strategy<Value = Leg> {
+    (1..7u32, option::of(gateway(family)), 1..4u32, prop::bool::weighted(0.05))
+        .prop_map(|(oif, via, weight, dead)| Leg { oif: Ifindex(oif), via, weight, dead })
+}
+
+/// Mostly of the family; IPv4 has gateways of the other one, too.
+fn gateway(family: Family) -> impl Strategy<Value = IpAddr> {
+    match family {
+        Family::V4 => prop_oneof![5 => address(Family::V4), 1 => address(Family::V6)].boxed(),
+        Family::V6 => address(family).boxed(),
+    }
+}
+
+/// Objects with the ids from 1: four legs, a blackhole, two groups, a resilient one. Routes name others, too.
+fn nexthops() -> impl Strategy<Value = BTreeMap<u32, NexthopObject>> {
+    let member = || (1..5u32, 1..4u32);
+    let resilient = vec(member(), 1..4).prop_flat_map(|members| {
+        let ids: Vec<u32> = members.iter().map(|(id, _)| *id).collect();
+        vec(prop_oneof![30 => select(ids), 1 => Just(9)], 0..9)
+            .prop_map(move |buckets| NexthopObject::Resilient { members: members.clone(), buckets })
+    });
+    let legs = vec(family().prop_flat_map(leg), 4);
+    let groups = (vec(member(), 1..4), vec(prop_oneof![9 => member(), 1 => (5..10u32, Just(1))], 1..4));
+    (legs, groups, resilient).prop_map(|(legs, groups, resilient)| {
+        let objects = legs.into_iter().map(|leg| NexthopObject::Leg(Leg { weight: 1, ..leg }));
+        let groups = [NexthopObject::Blackhole, NexthopObject::Group(groups.0), NexthopObject::Group(groups.1)];
+        let unknown = NexthopObject::Opaque("encapsulation".to_owned());
+        (1..).zip(objects.chain(groups).chain([resilient, unknown])).collect()
+    })
+}
+
+fn spreading() -> impl Strategy<Value = Spreading> {
+    let policy = || {
+        prop_oneof![
+            3 => Just(HashPolicy::L3),
+            3 => Just(HashPolicy::L4),
+            1 => Just(HashPolicy::Inner),
+            2 => (0..128u32).prop_map(HashPolicy::Custom),
+            1 => Just(HashPolicy::Unknown),
+        ]
+    };
+    (policy(), policy(), option::of(any::<u32>()), any::<bool>())
+        .prop_map(|(policy4, policy6, seed, use_neighbours)| Spreading { policy4, policy6, seed, use_neighbours })
+}
+
+fn route() -> impl Strategy<Value = (TableId, Prefix, Route)> {
     family().prop_flat_map(|family| {
-        let unicast = (1..7u32, option::of(address(family)), option::weighted(0.1, Just(1300u32)))
-            .prop_map(|(oif, via, mtu)| RouteKind::Unicast(Nexthop { oif: Ifindex(oif), via, mtu }));
+        let hops = prop_oneof![
+            20 => leg(family).prop_map(|leg| Hops::Legs(Box::new([leg]))),
+            5 => vec(leg(family), 2..4).prop_map(|legs| Hops::Legs(legs.into())),
+            8 => (1..11u32).prop_map(Hops::Object),
+        ];
+        let dev = || option::weighted(0.9, (1..6u32).prop_map(Ifindex));
         let kind = prop_oneof![
-            30 => unicast,
-            1 => Just(RouteKind::Local),
-            1 => Just(RouteKind::Broadcast),
+            30 => hops.prop_map(RouteKind::Unicast),
+            1 => dev().prop_map(RouteKind::Local),
+            1 => dev().prop_map(RouteKind::Broadcast),
+            1 => dev().prop_map(RouteKind::Anycast),
             1 => Just(RouteKind::Blackhole),
             1 => Just(RouteKind::Unreachable),
             1 => Just(RouteKind::Prohibit),
             2 => Just(RouteKind::Throw),
             1 => Just(RouteKind::Opaque("encap".to_owned())),
         ];
-        // Only IPv4 has TOS routes.
+        // Only IPv4 has TOS routes, only IPv6 has preferences.
         let tos = match family {
             Family::V4 => select(vec![0u8, 0, 0, 0x10, 0x08]).boxed(),
             Family::V6 => Just(0).boxed(),
         };
-        (table(), prefix(family), tos, select(vec![0u32, 20, 256, u32::MAX]), kind).prop_map(
-            |(table, destination, tos, metric, kind)| Route {
-                table,
-                destination,
-                tos: Dscp::of_tos(tos),
-                metric,
-                kind,
-                origin: origin(Source::Route),
+        let preference = match family {
+            Family::V4 => Just(Preference::Medium).boxed(),
+            Family::V6 => select(vec![Preference::Low, Preference::Medium, Preference::High]).boxed(),
+        };
+        let mtu = option::weighted(0.1, Just(1300u32));
+        let metric = select(vec![0u32, 20, 20, 256, u32::MAX]);
+        (table(), prefix(family), tos, metric, preference, mtu, kind).prop_map(
+            |(table, prefix, tos, metric, preference, mtu, kind)| {
+                (table, prefix, Route { tos: Dscp::of_tos(tos), metric, preference, mtu, kind })
             },
         )
     })
@@ -304,7 +432,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn protocol() -> impl Strategy<Value = u8> {
-    select(vec![1u8, 6, 17, 47, 58])
+    select(vec![1u8, 4, 6, 17, 47, 50, 58])
 }
 
 fn port() -> impl Strategy<Value = u16> {
@@ -321,6 +449,10 @@ fn mark_value() -> impl Strategy<Value = u32> {
 
 fn mask() -> impl Strategy<Value = u32> {
     select(vec![u32::MAX, 0xff, 0xf00, 1, 0])
+}
+
+fn flow_label() -> impl Strategy<Value = u32> {
+    select(vec![0u32, 0, 1, 0xabcde])
 }
 
 fn length() -> impl Strategy<Value = u32> {

@@ -69,6 +69,7 @@ fn policy_reasons() -> Vec<String> {
         P::EgressQdisc,
         P::OpaqueRule,
         P::OpaqueRoute,
+        P::MultipathInner,
         P::OpaqueMangle,
         P::ForwardFilter,
         P::Nat,

@@ -1,19 +1,19 @@
 //! The slow, literal interpreter of [`Config`]: walks the lists as the operator wrote them and says what it sees.
 //!
-//! It shares no code with [`compile`](crate::compile) beyond the small vocabulary of [`config`](crate::config): the property tests
-//! hold the two against each other, and `shunt explain` prints its [`Trace`].
+//! It shares no code with [`compile`](crate::compile) beyond the small vocabulary of [`config`](crate::config) and the hash of
+//! multipath routes: the property tests hold the two against each other, and `shunt explain` prints its [`Trace`].
 
-use std::cmp::Reverse;
+mod routing;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::classify::DEEPEST_JUMP;
-use crate::compile::LOOPBACK;
 use crate::config::{
-    BaseChain, ChainPolicy, ChainRule, Config, Guard, Hook, Link, Match, Nexthop, Origin, PortRange, Route, RouteKind,
-    RpFilter, Rule, RuleAction, Target, Test, Transmit,
+    BaseChain, ChainPolicy, ChainRule, Config, Guard, Hook, Leg, Link, Match, Origin, PortRange, RuleAction, Target,
+    Test, Transmit,
 };
-use crate::names::{Dscp, Family, Ifindex, Mac, Mark, TableId};
+use crate::names::{Family, Ifindex, Mac, Mark, TableId};
 use crate::outcome::{DropReason, Egress, PuntReason, Stop};
 use crate::query::{Query, Transport};
 
@@ -39,10 +39,14 @@ pub enum Step {
     Rule { rule: Origin, action: RuleAction },
     /// The asked table has no route that suits.
     Miss { table: TableId },
-    /// The asked table's route.
-    Route { table: TableId, route: Origin },
-    /// The way back to the source, asked by rp_filter, leaves by this interface (or there is none).
-    WayBack { oif: Option<String> },
+    /// The asked table's route, as `ip route` prints it.
+    Route { table: TableId, route: String },
+    /// The rule does not accept what its table says (`suppress_prefixlength`, `suppress_ifgroup`).
+    Suppressed { table: TableId, route: String },
+    /// The leg that the packet takes of a multipath route.
+    Leg { number: usize, of: usize, oif: String },
+    /// The way back to the source, which the kernel wants to know.
+    WayBack { found: String },
     /// The next hop on its link, and its MAC if the kernel knows it.
     NextHop { oif: String, address: IpAddr, mac: Option<Mac> },
 }
@@ -57,8 +61,9 @@ impl fmt::Display for Step {
             Step::Rule { rule, .. } => write!(f, "{rule}"),
             Step::Miss { table } => write!(f, "table {table}: no route"),
             Step::Route { table, route } => write!(f, "table {table}: {route}"),
-            Step::WayBack { oif: Some(oif) } => write!(f, "rp_filter: the way back leaves by {oif}"),
-            Step::WayBack { oif: None } => write!(f, "rp_filter: there is no way back"),
+            Step::Suppressed { table, route } => write!(f, "table {table}: {route} (suppressed by the rule)"),
+            Step::Leg { number, of, oif } => write!(f, "leg {number} of {of}, dev {oif}"),
+            Step::WayBack { found } => write!(f, "the way back to the source: {found}"),
             Step::NextHop { oif, address, mac: Some(mac) } => write!(f, "next hop {address} dev {oif} lladdr {mac}"),
             Step::NextHop { oif, address, mac: None } => write!(f, "next hop {address} dev {oif} is not resolved"),
         }
@@ -102,21 +107,23 @@ impl<'a> Walk<'a> {
             return Err(Stop::Punt(PuntReason::ForwardingOff));
         }
 
-        let nexthop = self.route(query, true)?;
-        self.source(query, ingress)?;
-        if nexthop.oif == query.iif {
+        let (leg, mtu) = self.route(query)?;
+        if self.family == Family::V4 {
+            self.validate_source(query, ingress, leg.oif)?;
+        }
+        if leg.oif == query.iif {
             return Err(Stop::Punt(PuntReason::Redirect));
         }
-        let egress = self.link(nexthop.oif).ok_or(Stop::Punt(PuntReason::EgressDown))?;
-        let mtu = match self.family {
+        let egress = self.link(leg.oif).ok_or(Stop::Punt(PuntReason::EgressDown))?;
+        let link_mtu = match self.family {
             Family::V4 => egress.mtu,
             Family::V6 => egress.mtu6,
         };
-        if query.length > mtu || nexthop.mtu.is_some_and(|mtu| query.length > mtu) {
+        if query.length > link_mtu || mtu.is_some_and(|mtu| query.length > mtu) {
             return Err(Stop::Punt(PuntReason::Oversize));
         }
-        self.guards(Hook::Forward, query, Some(nexthop.oif))?;
-        self.send(query, nexthop, egress)
+        self.guards(Hook::Forward, query, Some(leg.oif))?;
+        self.send(query, leg, egress)
     }
 
     fn link(&self, ifindex: Ifindex) -> Option<&'a Link> {
@@ -227,115 +234,7 @@ impl<'a> Walk<'a> {
         Some(answer != one.not)
     }
 
-    /// The rules in order, each one's table, the longest prefix that suits. `told` is whether the steps are of interest.
-    fn route(&mut self, query: &Query, told: bool) -> Result<Nexthop, Stop> {
-        let (config, family) = (self.config, self.family);
-        for rule in config.rules.iter().filter(|rule| rule.family == family) {
-            match self.rule_matches(rule, query) {
-                Some(false) => continue,
-                None => {
-                    self.tell(told, Step::MightMatch { rule: rule.origin.clone() });
-                    return Err(Stop::Punt(PuntReason::OpaqueRule));
-                }
-                Some(true) => {
-                    self.tell(told, Step::Rule { rule: rule.origin.clone(), action: rule.action.clone() });
-                }
-            }
-            let table = match rule.action {
-                RuleAction::Lookup(table) => table,
-                RuleAction::Blackhole => return Err(Stop::Drop(DropReason::BlackholeRule)),
-                RuleAction::Unreachable => return Err(Stop::Punt(PuntReason::UnreachableRule)),
-                RuleAction::Prohibit => return Err(Stop::Punt(PuntReason::ProhibitRule)),
-                RuleAction::Opaque(_) => return Err(Stop::Punt(PuntReason::OpaqueRule)),
-            };
-            let Some(route) = self.longest_match(table, query) else {
-                self.tell(told, Step::Miss { table });
-                continue;
-            };
-            self.tell(told, Step::Route { table, route: route.origin.clone() });
-            return match &route.kind {
-                RouteKind::Unicast(nexthop) => Ok(*nexthop),
-                RouteKind::Throw => continue,
-                RouteKind::Local | RouteKind::Anycast => Err(Stop::Punt(PuntReason::Local)),
-                RouteKind::Broadcast | RouteKind::Multicast => Err(Stop::Punt(PuntReason::NotUnicast)),
-                RouteKind::Blackhole => Err(Stop::Drop(DropReason::BlackholeRoute)),
-                RouteKind::Unreachable => Err(Stop::Punt(PuntReason::UnreachableRoute)),
-                RouteKind::Prohibit => Err(Stop::Punt(PuntReason::ProhibitRoute)),
-                RouteKind::Opaque(_) => Err(Stop::Punt(PuntReason::OpaqueRoute)),
-            };
-        }
-        Err(Stop::Punt(PuntReason::NoRoute))
-    }
-
-    fn tell(&mut self, told: bool, step: Step) {
-        if told {
-            self.steps.push(step);
-        }
-    }
-
-    /// Whether a rule matches; `None` if only an opaque selector could say.
-    fn rule_matches(&self, rule: &Rule, query: &Query) -> Option<bool> {
-        let selector = &rule.selector;
-        let iif = selector.iif.as_ref().is_none_or(|name| {
-            self.config.links.iter().find(|link| link.name == *name).is_some_and(|link| link.ifindex == query.iif)
-        });
-        let from = selector.from.is_none_or(|from| from.contains(query.source));
-        let to = selector.to.is_none_or(|to| to.contains(query.destination));
-        let fwmark = selector.fwmark.is_none_or(|fwmark| fwmark.matches(query.mark));
-        let tos = selector.tos.is_none_or(|tos| tos == self.comparable_tos(query.tos));
-        match (iif && from && to && fwmark && tos, &selector.opaque) {
-            (true, Some(_)) => None,
-            (known, _) => Some(known != selector.not),
-        }
-    }
-
-    fn comparable_tos(&self, tos: u8) -> Dscp {
-        Dscp::of_tos(match self.family {
-            Family::V4 => tos & 0b0001_1100,
-            Family::V6 => tos,
-        })
-    }
-
-    fn longest_match(&self, table: TableId, query: &Query) -> Option<&'a Route> {
-        let tos = self.comparable_tos(query.tos);
-        self.config
-            .routes
-            .iter()
-            .filter(|route| route.table == table && route.destination.contains(query.destination))
-            .filter(|route| route.tos == Dscp::default() || route.tos == tos)
-            .min_by_key(|route| (Reverse(route.destination.length()), Reverse(route.tos), route.metric))
-    }
-
-    fn source(&mut self, query: &Query, ingress: &Link) -> Result<(), Stop> {
-        let own = |route: &&Route| {
-            matches!(route.kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast)
-                && route.destination.contains(query.source)
-        };
-        if let Some(route) = self.config.routes.iter().find(own) {
-            self.steps.push(Step::Route { table: route.table, route: route.origin.clone() });
-            return Err(Stop::Punt(PuntReason::SourceLocal));
-        }
-        if self.family == Family::V6 || ingress.rp_filter == RpFilter::Off {
-            return Ok(());
-        }
-        let mut rules = self.config.rules.iter().filter(|rule| rule.family == self.family);
-        if rules.any(|rule| rule.selector.iif.is_some()) {
-            return Err(Stop::Punt(PuntReason::ReversePath));
-        }
-        let back = Query {
-            iif: LOOPBACK,
-            source: query.destination,
-            destination: query.source,
-            mark: if ingress.src_valid_mark { query.mark } else { Mark(0) },
-            ..*query
-        };
-        let way_back = self.route(&back, false);
-        let oif = way_back.ok().map(|nexthop| nexthop.oif);
-        self.steps.push(Step::WayBack { oif: oif.map(|oif| self.link_name(oif)) });
-        if oif == Some(query.iif) { Ok(()) } else { Err(Stop::Punt(PuntReason::ReversePath)) }
-    }
-
-    fn send(&mut self, query: &Query, nexthop: Nexthop, egress: &Link) -> Result<Egress, Stop> {
+    fn send(&mut self, query: &Query, leg: Leg, egress: &Link) -> Result<Egress, Stop> {
         if !egress.up {
             return Err(Stop::Punt(PuntReason::EgressDown));
         }
@@ -344,11 +243,11 @@ impl<'a> Walk<'a> {
             Transmit::Kernel(reason) => return Err(Stop::Punt(reason)),
         };
         let source = egress.mac.ok_or(Stop::Punt(PuntReason::EgressNotTaken))?;
-        let address = nexthop.via.unwrap_or(query.destination);
-        let known = |n: &&crate::config::Neighbour| n.ifindex == nexthop.oif && n.address == address && n.mac.is_some();
+        let address = leg.via.unwrap_or(query.destination);
+        let known = |n: &&crate::config::Neighbour| n.ifindex == leg.oif && n.address == address;
         let mac = self.config.neighbours.iter().rfind(known).and_then(|neighbour| neighbour.mac);
         self.steps.push(Step::NextHop { oif: egress.name.clone(), address, mac });
         let destination = mac.ok_or(Stop::Punt(PuntReason::Neighbour))?;
-        Ok(Egress { port, oif: nexthop.oif, source, destination, mark: self.mark })
+        Ok(Egress { port, oif: leg.oif, source, destination, mark: self.mark })
     }
 }

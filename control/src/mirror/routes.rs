@@ -1,0 +1,439 @@
+//! The route tables: read whole once, then followed message by message.
+//!
+//! Messages are only applied where they leave no doubt. Where they do, or where the kernel removes routes without one (with their
+//! interface, address or nexthop object), the family is dumped anew beside everything else; messages that arrive in the meantime
+//! are applied to the present tables at once and to the dumped ones at the end. Now and then a dump is taken without need: the
+//! audit, which counts what differs.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use shunt_policy::config::{Hops, Leg, Route, RouteKind};
+use shunt_policy::{Family, Ifindex, Rib, Tables, tables};
+use tokio::task::JoinHandle;
+
+use super::attributes::Request;
+use super::decode::{self, Placed, Undecodable};
+use super::netlink::Dumper;
+
+/// `RTM_GETROUTE`
+const GETROUTE: u16 = 26;
+/// After a failed dump.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long the tables are left in peace between two audits.
+const AUDIT_PAUSE: Duration = Duration::from_secs(60);
+
+/// All tables of both families.
+pub struct RouteTables {
+    rib: Rib,
+    dirty: [bool; 2],
+    dump: Option<UnderWay>,
+    /// What was heard of the family since its dump began.
+    meanwhile: Vec<Change>,
+    undecodable: [Vec<String>; 2],
+    /// A dump that took long is not followed by another one at once.
+    rest_until: Instant,
+    audit: Audit,
+}
+
+/// What audits have found.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit {
+    /// When the last one ended; both families alternate.
+    pub last: Instant,
+    pub count: u64,
+    /// Tables that were not as the kernel's, though nothing had cast doubt on them.
+    pub differing: u64,
+    next: Family,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Repair,
+    Audit,
+}
+
+/// A dump that is being taken.
+struct UnderWay {
+    family: Family,
+    purpose: Purpose,
+    task: JoinHandle<io::Result<Dumped>>,
+}
+
+/// A dump that was taken.
+pub struct Done(io::Result<Dumped>);
+
+/// A change that the kernel told of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Change {
+    kind: ChangeKind,
+    placed: Placed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ChangeKind {
+    /// In front of its equals, which is how a plain `add` and `prepend` insert.
+    Add,
+    Append,
+    Replace,
+    Delete,
+}
+
+/// A family as the kernel holds it.
+#[derive(Default)]
+struct Dumped {
+    rib: Rib,
+    undecodable: Vec<String>,
+    took: Duration,
+    retried: u64,
+}
+
+/// How a finished dump compares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Finished {
+    pub changed: bool,
+    pub retried: u64,
+}
+
+impl RouteTables {
+    /// Reads all tables.
+    pub async fn read() -> io::Result<Self> {
+        let mut tables = RouteTables {
+            rib: Rib::default(),
+            dirty: [false; 2],
+            dump: None,
+            meanwhile: Vec::new(),
+            undecodable: Default::default(),
+            rest_until: Instant::now(),
+            audit: Audit { last: Instant::now(), count: 0, differing: 0, next: Family::V4 },
+        };
+        for family in Family::BOTH {
+            tables.begin(family, Purpose::Repair);
+            let done = tables.done().await;
+            tables.finish(done)?;
+        }
+        Ok(tables)
+    }
+
+    pub fn tables(&self) -> &Tables {
+        self.rib.tables()
+    }
+
+    pub fn audit(&self) -> Audit {
+        self.audit
+    }
+
+    /// Messages of the last dumps that could not be decoded.
+    pub fn undecodable(&self) -> impl Iterator<Item = &String> {
+        self.undecodable.iter().flatten()
+    }
+
+    /// Whether what we hold may be wrong.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.iter().any(|dirty| *dirty) || self.dump.as_ref().is_some_and(|dump| dump.purpose == Purpose::Repair)
+    }
+
+    /// What is known of the family is in doubt.
+    pub fn doubt(&mut self, family: Family) {
+        self.dirty[family as usize] = true;
+    }
+
+    /// The kernel may have removed or revived routes by this interface without a word.
+    pub fn doubt_interface(&mut self, ifindex: Ifindex) {
+        for family in Family::BOTH {
+            let uses = |route: &Route| match &route.kind {
+                RouteKind::Unicast(Hops::Legs(legs)) => legs.iter().any(|leg| leg.oif == ifindex),
+                RouteKind::Unicast(Hops::Object(_)) => true,
+                RouteKind::Local(dev) | RouteKind::Broadcast(dev) | RouteKind::Anycast(dev) => *dev == Some(ifindex),
+                _ => false,
+            };
+            if self.tables().sets(family).any(|set| set.iter().any(uses)) {
+                self.doubt(family);
+            }
+        }
+    }
+
+    /// Applies a message about a route. Says whether the tables have changed.
+    pub fn hear(&mut self, is_new: bool, flags: u16, message: &[u8]) -> bool {
+        let placed = match decode::route(message) {
+            Ok(Some(placed)) => placed,
+            Ok(None) => return false,
+            Err(Undecodable(_)) => {
+                Family::BOTH.iter().for_each(|family| self.doubt(*family));
+                return false;
+            }
+        };
+        let kind = match is_new {
+            false => ChangeKind::Delete,
+            true if flags & NLM_F_REPLACE != 0 => ChangeKind::Replace,
+            true if flags & NLM_F_APPEND != 0 => ChangeKind::Append,
+            true => ChangeKind::Add,
+        };
+        let change = Change { kind, placed };
+        let family = change.placed.prefix.family();
+        let applied = apply(&mut self.rib, &change);
+        if applied == Applied::Unclear {
+            self.doubt(family);
+        }
+        if self.dump.as_ref().is_some_and(|dump| dump.family == family) {
+            self.meanwhile.push(change);
+        }
+        applied == Applied::Changed
+    }
+
+    /// Starts a dump if one is due.
+    pub fn begin_if_due(&mut self) {
+        if self.dump.is_some() || Instant::now() < self.rest_until {
+            return;
+        }
+        let dirty = Family::BOTH.into_iter().find(|family| self.dirty[*family as usize]);
+        match dirty {
+            Some(family) => self.begin(family, Purpose::Repair),
+            None if self.audit.last.elapsed() > AUDIT_PAUSE => self.begin(self.audit.next, Purpose::Audit),
+            None => {}
+        }
+    }
+
+    /// When [`begin_if_due`](Self::begin_if_due) should be called again; `None` while a dump is under way.
+    pub fn due(&self) -> Option<Instant> {
+        match (&self.dump, self.dirty) {
+            (Some(_), _) => None,
+            (None, [false, false]) => Some(self.audit.last + AUDIT_PAUSE),
+            (None, _) => Some(self.rest_until),
+        }
+    }
+
+    fn begin(&mut self, family: Family, purpose: Purpose) {
+        self.dirty[family as usize] = false;
+        self.meanwhile.clear();
+        self.dump = Some(UnderWay { family, purpose, task: tokio::task::spawn_blocking(move || dump(family)) });
+    }
+
+    /// Waits for the end of the dump that is under way, forever if there is none. Cancel-safe.
+    pub async fn done(&mut self) -> Done {
+        match &mut self.dump {
+            Some(dump) => Done((&mut dump.task).await.unwrap_or_else(|error| Err(io::Error::other(error)))),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Puts the dump in place. To be called at once, but for hearing all messages that came before the dump's end.
+    ///
+    /// # Errors
+    ///
+    /// The dump's; the tables stay as they are, and in doubt.
+    pub fn finish(&mut self, done: Done) -> io::Result<Finished> {
+        let Some(UnderWay { family, purpose, .. }) = self.dump.take() else { return Ok(Finished::default()) };
+        match done.0 {
+            Ok(dumped) => Ok(self.adopt(family, purpose, dumped)),
+            Err(error) => {
+                self.doubt(family);
+                self.rest_until = Instant::now() + RETRY_PAUSE;
+                Err(error)
+            }
+        }
+    }
+
+    fn adopt(&mut self, family: Family, purpose: Purpose, mut dumped: Dumped) -> Finished {
+        self.rest_until = Instant::now() + dumped.took * 2;
+        for change in std::mem::take(&mut self.meanwhile) {
+            // A change that the dump has seen already leaves no trace; what stays unclear is dumped once more.
+            if apply_again(&mut dumped.rib, &change) == Applied::Unclear {
+                self.doubt(family);
+            }
+        }
+        let differing = dumped.rib.tables().differing(self.rib.tables(), family);
+        if purpose == Purpose::Audit {
+            let next = if family == Family::V4 { Family::V6 } else { Family::V4 };
+            let Audit { count, differing: before, .. } = self.audit;
+            let differing = before + differing.len() as u64;
+            self.audit = Audit { last: Instant::now(), count: count + 1, differing, next };
+        }
+        let undecodable = &mut self.undecodable[family as usize];
+        let changed = !differing.is_empty() || *undecodable != dumped.undecodable;
+        *undecodable = dumped.undecodable;
+        if !differing.is_empty() {
+            self.rib.take_family(family, &mut dumped.rib);
+        }
+        Finished { changed, retried: dumped.retried }
+    }
+}
+
+fn dump(family: Family) -> io::Result<Dumped> {
+    let began = Instant::now();
+    let request = routes_of(family);
+    let (mut dumped, retried) =
+        Dumper::open(NETLINK_ROUTE)?.dump(&request, |dumped: &mut Dumped, message| match decode::route(message) {
+            Ok(Some(Placed { table, prefix, route })) => dumped.rib.append(table, prefix, route),
+            Ok(None) => {}
+            Err(error) => dumped.undecodable.push(error.to_string()),
+        })?;
+    dumped.retried = retried;
+    dumped.took = began.elapsed();
+    Ok(dumped)
+}
+
+/// The request for all routes of a family. `struct rtmsg` with nothing but the family: a strict dump of all tables.
+fn routes_of(family: Family) -> Request {
+    let mut fixed = [0; 12];
+    fixed[0] = super::number(family);
+    Request::new(GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, &fixed)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Applied {
+    Changed,
+    /// It was so already.
+    Nothing,
+    /// What the kernel made of it cannot be told from the message.
+    Unclear,
+}
+
+fn apply(rib: &mut Rib, change: &Change) -> Applied {
+    let Placed { table, prefix, route } = &change.placed;
+    let mut routes = rib.tables().routes(*table, *prefix).to_vec();
+    let clear = match prefix.family() {
+        Family::V4 => apply_four(&mut routes, change.kind, route),
+        Family::V6 => apply_six(&mut routes, change.kind, route),
+    };
+    match clear {
+        None => Applied::Unclear,
+        Some(()) if rib.set(*table, *prefix, &routes) => Applied::Changed,
+        Some(()) => Applied::Nothing,
+    }
+}
+
+/// The same on a dump that may or may not have seen the change.
+fn apply_again(rib: &mut Rib, change: &Change) -> Applied {
+    let Placed { table, prefix, route } = &change.placed;
+    let there = rib.tables().routes(*table, *prefix).iter().any(|one| same(one, route));
+    match change.kind {
+        ChangeKind::Delete if !there => Applied::Nothing,
+        ChangeKind::Delete => apply(rib, change),
+        _ if there => Applied::Nothing,
+        _ => apply(rib, change),
+    }
+}
+
+/// `fib_table_insert`, `fib_table_delete`.
+fn apply_four(routes: &mut Vec<Route>, kind: ChangeKind, route: &Route) -> Option<()> {
+    let equals = equals(routes, route);
+    match kind {
+        ChangeKind::Delete => {
+            let at = routes.iter().position(|one| same(one, route))?;
+            routes.remove(at);
+        }
+        // The kernel tells routes apart by more than we keep, so this may be a second one.
+        _ if routes.iter().any(|one| same(one, route)) => return None,
+        ChangeKind::Replace if equals.is_empty() => return None,
+        ChangeKind::Replace => routes[equals.start] = route.clone(),
+        ChangeKind::Append => routes.insert(equals.end, route.clone()),
+        ChangeKind::Add => routes.insert(equals.start, route.clone()),
+    }
+    Some(())
+}
+
+/// `fib6_add_rt2node`: routes with gateways and one metric become one multipath route, of which messages tell in parts.
+fn apply_six(routes: &mut Vec<Route>, kind: ChangeKind, route: &Route) -> Option<()> {
+    let equals = equals(routes, route);
+    match kind {
+        ChangeKind::Delete => {
+            let at = routes.iter().position(|one| same(one, route))?;
+            routes.remove(at);
+        }
+        _ if routes.iter().any(|one| same(one, route)) => return None,
+        ChangeKind::Replace if equals.len() == 1 => routes[equals.start] = route.clone(),
+        ChangeKind::Replace => return None,
+        ChangeKind::Add | ChangeKind::Append => {
+            if has_gateway(route) && routes[equals.clone()].iter().any(has_gateway) {
+                return None;
+            }
+            routes.insert(equals.end, route.clone());
+        }
+    }
+    Some(())
+}
+
+/// Where the routes stand, or would stand, that the kernel asks neither before nor after this one.
+fn equals(routes: &[Route], route: &Route) -> std::ops::Range<usize> {
+    let rank = tables::rank(route);
+    let start = routes.partition_point(|one| tables::rank(one) < rank);
+    let end = routes.partition_point(|one| tables::rank(one) <= rank);
+    start..end
+}
+
+/// Equal but for next hops that have died since.
+fn same(one: &Route, other: &Route) -> bool {
+    let alive = |route: &Route| match &route.kind {
+        RouteKind::Unicast(Hops::Legs(legs)) => {
+            let legs = legs.iter().map(|leg| Leg { dead: false, ..*leg }).collect();
+            Route { kind: RouteKind::Unicast(Hops::Legs(legs)), ..route.clone() }
+        }
+        _ => route.clone(),
+    };
+    one == other || alive(one) == alive(other)
+}
+
+fn has_gateway(route: &Route) -> bool {
+    match &route.kind {
+        RouteKind::Unicast(Hops::Legs(legs)) => legs.iter().any(|leg| leg.via.is_some()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shunt_policy::{Prefix, TableId};
+
+    use super::*;
+
+    fn by(oif: u32, metric: u32) -> Route {
+        Route::new(metric, RouteKind::Unicast(Hops::one(Ifindex(oif), None)))
+    }
+
+    fn change(kind: ChangeKind, route: Route) -> Change {
+        let prefix = Prefix::new("198.18.0.0".parse().unwrap(), 15).unwrap();
+        Change { kind, placed: Placed { table: TableId::MAIN, prefix, route } }
+    }
+
+    #[test]
+    fn changes_leave_the_kernels_order() {
+        let mut rib = Rib::default();
+        let told = [
+            (ChangeKind::Add, by(1, 0)),
+            (ChangeKind::Add, by(2, 0)),
+            (ChangeKind::Append, by(3, 0)),
+            (ChangeKind::Add, by(4, 9)),
+            (ChangeKind::Replace, by(5, 0)),
+            (ChangeKind::Delete, by(1, 0)),
+        ];
+        for (kind, route) in told {
+            assert_eq!(apply(&mut rib, &change(kind, route)), Applied::Changed);
+        }
+        let placed = change(ChangeKind::Add, by(1, 0)).placed;
+        let routes = rib.tables().routes(placed.table, placed.prefix);
+        assert_eq!(routes, [by(5, 0), by(3, 0), by(4, 9)]);
+        assert_eq!(apply(&mut rib, &change(ChangeKind::Delete, by(9, 0))), Applied::Unclear);
+        assert_eq!(apply(&mut rib, &change(ChangeKind::Add, by(3, 0))), Applied::Unclear);
+    }
+
+    #[test]
+    fn a_dump_that_has_seen_a_change_does_not_see_it_twice() {
+        let mut rib = Rib::default();
+        let told = [
+            change(ChangeKind::Add, by(1, 0)),
+            change(ChangeKind::Add, by(2, 5)),
+            change(ChangeKind::Delete, by(1, 0)),
+        ];
+        for one in &told {
+            assert_eq!(apply(&mut rib, one), Applied::Changed);
+        }
+        let after = rib.tables().clone();
+        for one in &told {
+            assert_ne!(apply_again(&mut rib, one), Applied::Unclear);
+        }
+        assert_eq!(after.differing(rib.tables(), Family::V4), []);
+    }
+}

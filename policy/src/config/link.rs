@@ -1,0 +1,90 @@
+//! Interfaces and what is known of the addresses on them.
+
+use std::net::IpAddr;
+
+use crate::names::{Ifindex, Mac, PortId};
+use crate::outcome::PuntReason;
+
+/// A network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    pub ifindex: Ifindex,
+    pub name: String,
+    /// The interface's own Ethernet address; `None` for interfaces without one (tun, ppp).
+    pub mac: Option<Mac>,
+    /// `IFF_UP`.
+    pub up: bool,
+    /// Largest IP packet in bytes, IPv4 (`IFLA_MTU`).
+    pub mtu: u32,
+    /// Largest IP packet in bytes, IPv6 (`net.ipv6.conf.IF.mtu`, never above `mtu`).
+    pub mtu6: u32,
+    /// Packets that arrive here may be forwarded (`net.ipv4.conf.IF.forwarding`).
+    pub forwarding4: bool,
+    /// The same for IPv6; false while `net.ipv6.conf.all.forwarding` is 0 as well.
+    pub forwarding6: bool,
+    /// The larger of `net.ipv4.conf.{all,IF}.rp_filter`.
+    pub rp_filter: RpFilter,
+    /// `net.ipv4.conf.{all,IF}.src_valid_mark`, either of them.
+    pub src_valid_mark: bool,
+    /// `net.ipv4.conf.{all,IF}.accept_local`, either of them.
+    pub accept_local: bool,
+    /// It has an IPv4 address.
+    pub has_address4: bool,
+    /// Without a carrier, and `ignore_routes_with_linkdown` set: routes that lead here are passed over (IPv4, IPv6).
+    pub ignored4: bool,
+    pub ignored6: bool,
+    /// `IFLA_GROUP`
+    pub group: u32,
+    /// How packets leave: by our workers, or only by the kernel and why.
+    pub transmit: Transmit,
+}
+
+impl Link {
+    /// An Ethernet port that is up, forwards both families and has an MTU of 1500 bytes; no sysctl is unusual.
+    pub fn port(ifindex: Ifindex, name: &str, mac: Mac, port: PortId) -> Self {
+        Link {
+            ifindex,
+            name: name.to_owned(),
+            mac: Some(mac),
+            up: true,
+            mtu: 1500,
+            mtu6: 1500,
+            forwarding4: true,
+            forwarding6: true,
+            rp_filter: RpFilter::Off,
+            src_valid_mark: false,
+            accept_local: false,
+            has_address4: true,
+            ignored4: false,
+            ignored6: false,
+            group: 0,
+            transmit: Transmit::Port(port),
+        }
+    }
+}
+
+/// Who can send on a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transmit {
+    /// One of our ports.
+    Port(PortId),
+    /// The kernel alone, for this reason; packets routed here are punted.
+    Kernel(PuntReason),
+}
+
+/// Reverse-path filter of IPv4 (RFC 3704; `ip-sysctl.rst`, rp_filter).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RpFilter {
+    Off,
+    Strict,
+    Loose,
+}
+
+/// What the kernel knows of an address on a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    pub ifindex: Ifindex,
+    pub address: IpAddr,
+    /// `None` while the kernel resolves it or has failed to (INCOMPLETE, FAILED, NONE): such packets are the kernel's.
+    pub mac: Option<Mac>,
+}
