@@ -30,7 +30,32 @@ impl Namespace {
     }
 }
 
+/// The sending half of a [`Wire`].
+pub struct WireSender(Box<dyn DataLinkSender>);
+
+/// The receiving half of a [`Wire`].
+pub struct WireEar(Box<dyn DataLinkReceiver>);
+
+impl WireSender {
+    /// A device that is down takes nothing, as a cable that is cut.
+    pub fn send(&mut self, frame: &[u8]) {
+        let _ = self.0.send_to(frame, None).expect("the device sends");
+    }
+}
+
+impl WireEar {
+    /// The next frame, if one comes within some milliseconds.
+    pub fn next(&mut self) -> Option<Vec<u8>> {
+        self.0.next().ok().map(<[u8]>::to_vec)
+    }
+}
+
 impl Wire {
+    /// For a thread that does nothing but listen.
+    pub fn split(self) -> (WireSender, WireEar) {
+        (WireSender(self.sender), WireEar(self.receiver))
+    }
+
     pub fn send(&mut self, frame: &[u8]) {
         self.sender.send_to(frame, None).expect("the device sends").expect("the frame is taken");
     }

@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub use daemon::{Daemon, Finished, shunt_binary};
-pub use frames::{Wire, ipv4_udp, ipv6_udp};
+pub use frames::{Wire, WireEar, WireSender, ipv4_udp, ipv6_udp};
 pub use host::{Answer, Host, Stream, StreamReport};
 pub use namespace::{Namespace, Output, Process};
 pub use topology::TwoWays;

@@ -1,0 +1,246 @@
+//! Case after case, and what to say of one in which the routers differ.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use serde_json::Value;
+
+use super::command::Command;
+use super::packet::Packet;
+use super::{Outcome, Outcomes, Twin, random};
+
+/// Packets of each case.
+pub const PACKETS: usize = 96;
+/// A difference counts if it shows as often in a row: a machine under load may lose a frame.
+const TRIES: usize = 3;
+/// The mirror is equal to the kernel this long after the last change.
+const LATE: Duration = Duration::from_secs(1);
+/// How long a failure may be made smaller.
+const SHRINKING: Duration = Duration::from_secs(90);
+
+/// What a number of cases came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub cases: u64,
+    pub packets: u64,
+    /// Packets of which something came out.
+    pub answered: u64,
+    /// Frames by the workers.
+    pub by_workers: u64,
+    /// Differences that did not show again.
+    pub unsteady: u64,
+    /// Differences that were gone a second later: the mirror took its time.
+    pub late: u64,
+    /// Commands that the kernel took.
+    pub commands: u64,
+    pub refused: u64,
+    /// How the packets ended with shunt, by counter.
+    pub ends: BTreeMap<String, u64>,
+    /// The first difference, told for somebody who has to mend it.
+    pub divergence: Option<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { cases, packets, answered, by_workers, unsteady, late, commands, refused, ends, divergence } = self;
+        writeln!(f, "{cases} cases of {commands} commands ({refused} refused), {packets} packets, {answered} answered")?;
+        writeln!(f, "{by_workers} forwarded by the workers, {unsteady} unsteady, {late} late, {} divergences", divergence.iter().count())?;
+        for (end, count) in ends {
+            writeln!(f, "  {count:8}  {end}")?;
+        }
+        divergence.as_ref().map_or(Ok(()), |divergence| f.write_str(divergence))
+    }
+}
+
+/// One case, as its number makes it.
+pub struct Case {
+    pub seed: u64,
+    pub number: u64,
+    pub commands: Vec<Command>,
+    pub packets: Vec<Packet>,
+}
+
+impl Case {
+    pub fn new(seed: u64, number: u64) -> Self {
+        let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
+        let commands = random::commands(&mut rng);
+        let packets = random::packets(&mut rng, PACKETS);
+        Case { seed, number, commands, packets }
+    }
+}
+
+/// Runs cases until the time is over or two routers differ. `told` hears of each finished case.
+pub fn run(twin: &mut Twin, seed: u64, numbers: impl Iterator<Item = u64>, time: Duration, mut told: impl FnMut(&Report)) -> Report {
+    let start = Instant::now();
+    let before = ends(&twin.daemon().status());
+    let mut report = Report::default();
+    for number in numbers {
+        if start.elapsed() > time {
+            break;
+        }
+        let case = Case::new(seed, number);
+        if let Some(divergence) = one(twin, &case, &mut report) {
+            report.divergence = Some(divergence);
+            break;
+        }
+        told(&report);
+    }
+    let after = ends(&twin.daemon().status());
+    for (end, count) in after {
+        let count = count - before.get(&end).copied().unwrap_or(0);
+        if count > 0 {
+            report.ends.insert(end, count);
+        }
+    }
+    report.by_workers = report.ends.get("forwarded").copied().unwrap_or(0);
+    report
+}
+
+fn one(twin: &mut Twin, case: &Case, report: &mut Report) -> Option<String> {
+    let refused = prepare(twin, &case.commands);
+    let refused = refused.lines().filter(|line| line.starts_with("Command failed") || line.contains(": ")).count() as u64;
+    report.cases += 1;
+    report.commands += case.commands.len() as u64;
+    report.refused += refused.min(case.commands.len() as u64);
+    report.packets += case.packets.len() as u64;
+    let outcomes = twin.exchange(&case.packets);
+    report.answered += outcomes.iter().filter(|outcomes| !outcomes.kernel.is_empty()).count() as u64;
+    for (packet, outcomes) in case.packets.iter().zip(outcomes) {
+        if outcomes.agree() {
+            continue;
+        }
+        if differs(twin, packet).is_none() {
+            report.unsteady += 1;
+            continue;
+        }
+        std::thread::sleep(LATE);
+        match differs(twin, packet) {
+            Some(outcomes) => return Some(tell(twin, case, packet, outcomes)),
+            None => report.late += 1,
+        }
+    }
+    None
+}
+
+fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
+    twin.reset();
+    let refused = twin.apply(commands);
+    twin.settle();
+    refused
+}
+
+/// Whether the routers differ over a packet, time after time.
+fn differs(twin: &mut Twin, packet: &Packet) -> Option<Outcomes> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        let outcomes = twin.exchange(std::slice::from_ref(packet)).pop()?;
+        if outcomes.agree() {
+            return None;
+        }
+        last = Some(outcomes);
+    }
+    last
+}
+
+/// Leaves out commands as long as the difference stays. Each time another host sends, because the kernel grants each some errors
+/// only (`ip_error`).
+fn shrink(twin: &mut Twin, case: &Case, packet: &Packet) -> Vec<Command> {
+    let start = Instant::now();
+    let mut commands = case.commands.clone();
+    let mut size = commands.len() / 2;
+    let mut packet = packet.clone();
+    while size > 0 {
+        let mut at = 0;
+        while at < commands.len() && start.elapsed() < SHRINKING {
+            let mut fewer = commands.clone();
+            fewer.drain(at..(at + size).min(commands.len()));
+            prepare(twin, &fewer);
+            packet.source = next_host(packet.source);
+            match differs(twin, &packet) {
+                Some(_) => commands = fewer,
+                None => at += size,
+            }
+        }
+        size /= 2;
+    }
+    commands
+}
+
+/// Another host of the networks behind the ports; any other address stays.
+fn next_host(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) if address.octets()[..2] == [198, 19] => {
+            let bits = address.to_bits();
+            IpAddr::V4((bits & !0x3fff | bits.wrapping_add(1) & 0x3fff).into())
+        }
+        other => other,
+    }
+}
+
+fn tell(twin: &mut Twin, case: &Case, packet: &Packet, first: Outcomes) -> String {
+    let mut commands = shrink(twin, case, packet);
+    prepare(twin, &commands);
+    let packet = &Packet { source: next_host(packet.source), ..packet.clone() };
+    let outcomes = match differs(twin, packet) {
+        Some(outcomes) => outcomes,
+        None => {
+            // Smaller by chance only: the whole case stands.
+            commands.clone_from(&case.commands);
+            prepare(twin, &commands);
+            first
+        }
+    };
+    let mut text = format!("the routers differ: make twin SEED={} CASE={}\n", case.seed, case.number);
+    for command in &commands {
+        let _ = writeln!(text, "  {command}");
+    }
+    let _ = writeln!(text, "packet {packet}");
+    let _ = writeln!(text, "kernel {}\nshunt  {}", outcome(&outcomes.kernel), outcome(&outcomes.shunt));
+    let _ = writeln!(text, "{}", explained(twin, packet));
+    let _ = writeln!(text, "{}", twin.daemon().status()["mirror"]);
+    text
+}
+
+fn outcome(outcome: &Outcome) -> String {
+    if outcome.is_empty() {
+        return "silence".to_owned();
+    }
+    let frame = |(port, frame): &(usize, Vec<u8>)| {
+        let bytes: String = frame.iter().take(110).map(|byte| format!("{byte:02x}")).collect();
+        format!("by p{port}, {} bytes: {bytes}", frame.len())
+    };
+    outcome.iter().map(frame).collect::<Vec<_>>().join("\n       ")
+}
+
+/// What shunt says of such a packet; the mark is that of PREROUTING's rules.
+fn explained(twin: &Twin, packet: &Packet) -> String {
+    use super::packet::Body;
+    let v6 = packet.source.is_ipv6();
+    let (protocol, (sport, dport)) = match packet.body {
+        Body::Udp(s, d) => (17, (s, d)),
+        Body::UdpLite(s, d) => (136, (s, d)),
+        Body::Tcp(s, d) => (6, (s, d)),
+        Body::Sctp(s, d) => (132, (s, d)),
+        Body::Icmp(..) | Body::IcmpError(..) => (if v6 { 58 } else { 1 }, (0, 0)),
+        Body::Esp(_) => (50, (0, 0)),
+        Body::Inside(protocol, ..) | Body::Other(protocol) => (protocol, (0, 0)),
+    };
+    let Packet { port, source, destination, tos, .. } = packet;
+    twin.daemon().explain_text(&format!(
+        "--iif p{port} --src {source} --dst {destination} --proto {protocol} --sport {sport} --dport {dport} --tos {tos}"
+    ))
+}
+
+fn ends(status: &Value) -> BTreeMap<String, u64> {
+    let counters = &status["counters"];
+    let mut ends = BTreeMap::from([("forwarded".to_owned(), counters["forwarded"].as_u64().unwrap_or(0))]);
+    for kind in ["dropped", "punted", "passed"] {
+        for (reason, count) in counters[kind].as_object().into_iter().flatten() {
+            ends.insert(format!("{kind} {reason}"), count.as_u64().unwrap_or(0));
+        }
+    }
+    ends
+}

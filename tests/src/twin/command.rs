@@ -1,0 +1,158 @@
+//! What is configured on both routers alike.
+
+use std::fmt;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use shunt_policy::Family;
+
+use crate::lab::Namespace;
+
+/// One step of a configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Arguments of `ip`, with `-4` or `-6` before them if there is a family.
+    Ip(Option<Family>, String),
+    /// Path below `/proc/sys/net` and value.
+    Sysctl(String, String),
+    /// Arguments of `ip` at the far ends of the router's cables.
+    Far(String),
+    /// A rule with selectors that Debian's iproute2 cannot write.
+    Rule(RawRule),
+}
+
+/// `struct fib_rule_hdr`'s family, a table, a priority, and attributes (`FRA_*`) besides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawRule {
+    pub family: Family,
+    pub priority: u32,
+    pub table: u32,
+    pub attributes: Vec<(u16, Vec<u8>)>,
+}
+
+impl Command {
+    pub fn ip(text: impl Into<String>) -> Self {
+        Command::Ip(None, text.into())
+    }
+
+    pub fn ip4(text: impl Into<String>) -> Self {
+        Command::Ip(Some(Family::V4), text.into())
+    }
+
+    pub fn ip6(text: impl Into<String>) -> Self {
+        Command::Ip(Some(Family::V6), text.into())
+    }
+
+    pub fn sysctl(path: impl Into<String>, value: impl fmt::Display) -> Self {
+        Command::Sysctl(path.into(), value.to_string())
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::Ip(None, text) => write!(f, "ip {text}"),
+            Command::Ip(Some(Family::V4), text) => write!(f, "ip -4 {text}"),
+            Command::Ip(Some(Family::V6), text) => write!(f, "ip -6 {text}"),
+            Command::Sysctl(path, value) => write!(f, "sysctl -w net/{path}={value}"),
+            Command::Far(text) => write!(f, "far end: ip {text}"),
+            Command::Rule(rule) => write!(f, "{rule:?}"),
+        }
+    }
+}
+
+/// Runs the commands in their order. What the kernel refuses is left out; returns what it said to that.
+pub fn apply(commands: &[Command], router: &Namespace, far: &Namespace) -> String {
+    let mut refused = String::new();
+    let mut rest = commands;
+    while let Some(first) = rest.first() {
+        // One `ip -batch` for each run of like commands.
+        let like = |other: &&Command| match (first, other) {
+            (Command::Ip(one, _), Command::Ip(other, _)) => one == other,
+            (Command::Sysctl(..), Command::Sysctl(..)) | (Command::Far(_), Command::Far(_)) => true,
+            _ => false,
+        };
+        let length = rest.iter().take_while(like).count().max(1);
+        let (run, behind) = rest.split_at(length);
+        rest = behind;
+        match first {
+            Command::Ip(family, _) => refused += &batch(router, *family, run),
+            Command::Far(_) => refused += &batch(far, None, run),
+            Command::Sysctl(..) => refused += &sysctls(router, run),
+            Command::Rule(rule) => {
+                if let Err(error) = router.enter(|| rule.add()) {
+                    refused += &format!("{first}: {error}\n");
+                }
+            }
+        }
+    }
+    refused
+}
+
+fn batch(namespace: &Namespace, family: Option<Family>, commands: &[Command]) -> String {
+    let family = match family {
+        None => "",
+        Some(Family::V4) => "-4",
+        Some(Family::V6) => "-6",
+    };
+    let lines: Vec<&str> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Ip(_, text) | Command::Far(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    let output = namespace.try_run(&format!("ip {family} -force -batch - <<'END'\n{}\nEND\n", lines.join("\n")));
+    output.stderr
+}
+
+fn sysctls(namespace: &Namespace, commands: &[Command]) -> String {
+    namespace.enter(|| {
+        let mut refused = String::new();
+        for command in commands {
+            let Command::Sysctl(path, value) = command else { continue };
+            if let Err(error) = std::fs::write(format!("/proc/sys/net/{path}"), value) {
+                refused += &format!("{command}: {error}\n");
+            }
+        }
+        refused
+    })
+}
+
+impl RawRule {
+    /// In the namespace of the calling thread.
+    fn add(&self) -> std::io::Result<()> {
+        // RTM_NEWRULE; NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE.
+        let (kind, flags) = (32u16, 0x1u16 | 0x4 | 0x200 | 0x400);
+        let family = if self.family == Family::V4 { 2 } else { 10 };
+        // FR_ACT_TO_TBL
+        let mut message = vec![family, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        // FRA_PRIORITY, FRA_TABLE
+        let fixed = [(6, self.priority.to_ne_bytes().to_vec()), (15, self.table.to_ne_bytes().to_vec())];
+        for (kind, value) in fixed.iter().chain(&self.attributes) {
+            message.extend((value.len() as u16 + 4).to_ne_bytes());
+            message.extend(kind.to_ne_bytes());
+            message.extend(value);
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        let mut bytes = (message.len() as u32 + 16).to_ne_bytes().to_vec();
+        bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+        bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(message);
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.send(&bytes, 0)?;
+        let (answer, _) = socket.recv_from_full()?;
+        // struct nlmsgerr behind the header: 0 or a negative errno.
+        match answer.get(16..20).and_then(|code| code.try_into().ok()).map_or(-libc_eproto(), i32::from_ne_bytes) {
+            0 => Ok(()),
+            code => Err(std::io::Error::from_raw_os_error(-code)),
+        }
+    }
+}
+
+/// `EPROTO`, for an answer that is none.
+fn libc_eproto() -> i32 {
+    nix::errno::Errno::EPROTO as i32
+}

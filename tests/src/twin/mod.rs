@@ -1,0 +1,193 @@
+//! Two routers with one configuration: the kernel forwards in one, shunt in the other. The same frames go into both, and what
+//! comes out is compared to the byte: egress, MACs, ICMP errors, silence.
+
+mod base;
+pub mod campaign;
+mod command;
+mod packet;
+mod random;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use crate::lab::{Daemon, Lab, Namespace, WireSender};
+
+pub use base::{HOSTS, MARKS, PORTS, PROTOCOL, behind4, behind6, net4, net6, second4};
+pub use command::{Command, RawRule};
+pub use packet::{Body, Packet, Twist, router_mac};
+
+/// The mirror polls sysctls, which give no event: after this long it has seen them.
+const FOLLOWED: Duration = Duration::from_millis(400);
+/// Both routers are done with what they were sent when nothing has come for this long.
+const QUIET: Duration = Duration::from_millis(60);
+/// Frames sent at once; the rings of the cables hold 256.
+const BURST: usize = 16;
+
+/// The two routers.
+pub struct Twin {
+    kernel: Router,
+    shunt: Router,
+    daemon: Daemon,
+    tags: u32,
+}
+
+/// One router, and the far ends of its cables.
+struct Router {
+    namespace: Namespace,
+    far: Namespace,
+    senders: Vec<WireSender>,
+    heard: Receiver<(usize, Vec<u8>)>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What came out for one packet: ports and frames, in a fixed order. Nothing is silence.
+pub type Outcome = Vec<(usize, Vec<u8>)>;
+
+/// What the two routers did with one packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcomes {
+    pub kernel: Outcome,
+    pub shunt: Outcome,
+}
+
+impl Outcomes {
+    pub fn agree(&self) -> bool {
+        self.kernel == self.shunt
+    }
+}
+
+impl Twin {
+    /// Both routers in their first state, the daemon running.
+    pub fn new() -> Self {
+        let lab = Lab::new();
+        let kernel = Router::new(&lab, "kernel");
+        let shunt = Router::new(&lab, "shunt");
+        let daemon = shunt.namespace.start_shunt("");
+        let mut twin = Twin { kernel, shunt, daemon, tags: 0 };
+        twin.reset();
+        twin
+    }
+
+    /// Back to the first state.
+    pub fn reset(&mut self) {
+        self.apply(&base::reset());
+    }
+
+    /// Configures both routers. Returns what the kernel refused; that it refused the same twice is asserted.
+    pub fn apply(&mut self, commands: &[Command]) -> String {
+        let Twin { kernel, shunt, .. } = self;
+        let [one, other] = std::thread::scope(|scope| {
+            [(&kernel.namespace, &kernel.far), (&shunt.namespace, &shunt.far)]
+                .map(|(router, far)| scope.spawn(move || command::apply(commands, router, far)))
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        assert_eq!(one, other, "the two kernels do not take the same configuration");
+        one
+    }
+
+    /// Waits until the mirror has followed.
+    pub fn settle(&self) {
+        std::thread::sleep(FOLLOWED);
+    }
+
+    /// Sends the packets into both routers, and returns what came out for each.
+    pub fn exchange(&mut self, packets: &[Packet]) -> Vec<Outcomes> {
+        let first = self.tags;
+        self.tags += packets.len() as u32;
+        for router in [&self.kernel, &self.shunt] {
+            while router.heard.try_recv().is_ok() {}
+        }
+        for (number, packet) in packets.iter().enumerate() {
+            let frame = packet.frame(first + number as u32);
+            self.kernel.senders[packet.port].send(&frame);
+            self.shunt.senders[packet.port].send(&frame);
+            if number % BURST == BURST - 1 {
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        }
+        let [mut kernel, mut shunt] = [HashMap::<u32, Outcome>::new(), HashMap::new()];
+        let mut last = Instant::now();
+        while last.elapsed() < QUIET {
+            let mut any = false;
+            for (router, outcomes) in [(&self.kernel, &mut kernel), (&self.shunt, &mut shunt)] {
+                while let Ok((port, frame)) = router.heard.try_recv() {
+                    let Some(tag) = packet::tag(&frame) else { continue };
+                    let Some(frame) = packet::comparable(frame) else { continue };
+                    outcomes.entry(tag).or_default().push((port, frame));
+                    any = true;
+                }
+            }
+            if any {
+                last = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let take = |outcomes: &mut HashMap<u32, Outcome>, tag| {
+            let mut outcome = outcomes.remove(&tag).unwrap_or_default();
+            outcome.sort();
+            outcome
+        };
+        let tags = first..self.tags;
+        tags.map(|tag| Outcomes { kernel: take(&mut kernel, tag), shunt: take(&mut shunt, tag) }).collect()
+    }
+
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// The namespace of the router in which shunt forwards.
+    pub fn shunt(&self) -> &Namespace {
+        &self.shunt.namespace
+    }
+
+    /// The namespace of the router in which the kernel forwards.
+    pub fn kernel(&self) -> &Namespace {
+        &self.kernel.namespace
+    }
+}
+
+impl Default for Twin {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Router {
+    fn new(lab: &Lab, name: &str) -> Self {
+        let namespace = lab.namespace(name);
+        let far = lab.namespace(&format!("{name}-far"));
+        far.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        for port in 0..PORTS {
+            lab.veth((&namespace, &format!("p{port}")), (&far, &format!("w{port}")));
+        }
+        namespace.run(&base::set_up());
+        command::apply(&base::reset(), &namespace, &far);
+        let (sender, heard) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let senders = (0..PORTS).map(|port| {
+            let (wire, mut ear) = far.wire(&format!("w{port}")).split();
+            let (sender, stop) = (sender.clone(), stop.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if let Some(frame) = ear.next()
+                        && sender.send((port, frame)).is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+            wire
+        });
+        let senders = senders.collect();
+        Router { namespace, far, senders, heard, stop }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
