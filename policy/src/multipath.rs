@@ -13,6 +13,8 @@ use crate::query::Query;
 /// Ours while the operator has set none.
 const OWN_SEED: u32 = 0x5eed_0001;
 
+const ICMPV6: u8 = 58;
+
 /// Bits of `fib_multipath_hash_fields`.
 mod field {
     pub(super) const SOURCE: u32 = 1;
@@ -26,7 +28,7 @@ mod field {
 }
 
 /// The hash of a packet, 31 bits (`fib_multipath_hash`, `rt6_multipath_hash`). `dissected` is whether a rule made the kernel
-/// dissect the packet's ports before, which shows in IPv6 (`ip6_multipath_l3_keys`).
+/// dissect the packet's ports before, which shows in ICMPv6 (`ip6_route_input` hands the result on for that alone).
 ///
 /// # Errors
 ///
@@ -43,7 +45,10 @@ pub(crate) fn hash(query: &Query, spreading: &Spreading, dissected: bool) -> Res
     let label = |host: bool| if host { query.flow_label } else { query.flow_label.to_be() };
     let keys = match policy {
         HashPolicy::L3 if query.is_icmp_error() => return inside,
-        HashPolicy::L3 if v6 => Keys { protocol: query.protocol, label: label(dissected), ..Keys::addresses(query) },
+        HashPolicy::L3 if v6 => {
+            let label = label(dissected && query.protocol == ICMPV6);
+            Keys { protocol: query.protocol, label, ..Keys::addresses(query) }
+        }
         HashPolicy::L3 => Keys::addresses(query),
         HashPolicy::L4 => Keys { protocol: query.protocol, ports: query.dissected_ports(), ..Keys::addresses(query) },
         HashPolicy::Inner if query.is_encapsulation() => return inside,

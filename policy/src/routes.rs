@@ -21,8 +21,17 @@ pub(crate) type Candidates = Box<[Candidate]>;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
-    pub(crate) tos: Dscp,
+    tos: Dscp,
+    /// Only for packets that came in by this interface.
+    iif: Option<Ifindex>,
     pub(crate) fate: Fate,
+}
+
+impl Candidate {
+    /// Whether it is for a packet of this TOS, as far as routes look at it, that came in by this interface.
+    pub(crate) fn suits(&self, tos: Dscp, iif: Ifindex) -> bool {
+        (self.tos == Dscp::default() || self.tos == tos) && self.iif.is_none_or(|only| only == iif)
+    }
 }
 
 /// What a route does with a packet.
@@ -143,28 +152,60 @@ impl Compiler<'_> {
     fn set(&mut self, routes: &[Route]) -> Candidates {
         match self.family {
             Family::V4 => routes.iter().filter_map(|route| self.candidate(route)).collect(),
-            // No packet's doing decides between IPv6 routes, so there is at most one candidate.
-            Family::V6 => self.best_of_six(routes).into_iter().collect(),
+            Family::V6 => self.best_of_six(routes),
         }
     }
 
-    /// `find_rr_leaf`: the best of the lowest metric, else the best of all others; of equals the first.
-    fn best_of_six(&mut self, routes: &[Route]) -> Option<Candidate> {
-        let lowest = routes.first()?.metric;
+    /// `find_rr_leaf`: the best of the lowest metric, else the best of all others; of equals the first. A route that leads back
+    /// to where the packet came from is better than others of its preference (`rt6_score_route`, whose `oif` is the packet's iif
+    /// in `ip6_pol_route_input`), so each interface that some of them lead to has a candidate of its own.
+    fn best_of_six(&mut self, routes: &[Route]) -> Candidates {
+        let lowest = routes.first().map_or(0, |route| route.metric);
         let (first, rest) = routes.split_at(routes.partition_point(|route| route.metric == lowest));
         for group in [first, rest] {
-            let mut best: Option<(&Route, Candidate)> = None;
-            for route in group {
-                let better = best.as_ref().is_none_or(|(found, _)| route.preference > found.preference);
-                if better && let Some(candidate) = self.candidate(route) {
-                    best = Some((route, candidate));
+            let usable = group.iter().filter_map(|route| Some((route, self.candidate(route)?)));
+            let mut usable: Vec<(&Route, Candidate)> = usable.collect();
+            // Ends the search where it stands, whatever was found better before (`__find_rr_leaf`).
+            if let Some((_, blackhole)) = usable.iter().find(|(route, _)| self.is_blackhole_object(route)) {
+                return Box::new([*blackhole]);
+            }
+            let Some(preferred) = usable.iter().map(|(route, _)| route.preference).max() else { continue };
+            usable.retain(|(route, _)| route.preference == preferred);
+            let mut candidates: Vec<Candidate> = Vec::new();
+            for (route, candidate) in usable.iter().filter(|_| usable.len() > 1) {
+                for oif in self.interfaces(route) {
+                    if candidates.iter().all(|other| other.iif != Some(oif)) {
+                        candidates.push(Candidate { iif: Some(oif), ..*candidate });
+                    }
                 }
             }
-            if let Some((_, candidate)) = best {
-                return Some(candidate);
-            }
+            candidates.extend(usable.first().map(|(_, candidate)| *candidate));
+            return candidates.into();
         }
-        None
+        Box::default()
+    }
+
+    fn is_blackhole_object(&self, route: &Route) -> bool {
+        match &route.kind {
+            RouteKind::Unicast(Hops::Object(id)) => self.nexthops.get(id) == Some(&NexthopObject::Blackhole),
+            _ => false,
+        }
+    }
+
+    /// Where the route leads.
+    fn interfaces(&self, route: &Route) -> Vec<Ifindex> {
+        let legs = match &route.kind {
+            RouteKind::Unicast(Hops::Legs(legs)) => legs.to_vec(),
+            RouteKind::Unicast(Hops::Object(id)) => match self.nexthops.get(id) {
+                Some(NexthopObject::Leg(leg)) => vec![*leg],
+                Some(NexthopObject::Group(members) | NexthopObject::Resilient { members, .. }) => {
+                    self.members(members).unwrap_or_default()
+                }
+                _ => Vec::new(),
+            },
+            kind => return kind.own_interface().into_iter().collect(),
+        };
+        legs.iter().filter(|leg| self.is_alive(leg)).map(|leg| leg.oif).collect()
     }
 
     /// `None` if the kernel passes the route over.
@@ -183,7 +224,7 @@ impl Compiler<'_> {
             RouteKind::Throw => Fate::Throw,
             RouteKind::Opaque(_) => Fate::Stop(Stop::Punt(PuntReason::OpaqueRoute)),
         };
-        Some(Candidate { tos: route.tos, fate })
+        Some(Candidate { tos: route.tos, iif: None, fate })
     }
 
     /// Whether a look-up may end at the leg (`fib_lookup_good_nhc`).

@@ -155,9 +155,8 @@ impl Ground<'_> {
             };
             let Some(table) = table else { continue };
             let found = table.lookup(destination, |length, set| {
-                let mut candidates = self.sets.set(*set).iter();
-                let suits = candidates.find(|one| one.tos == Dscp::default() || one.tos == tos)?;
-                Some((length, suits.fate))
+                let found = self.sets.set(*set).iter().find(|candidate| candidate.suits(tos, query.iif))?;
+                Some((length, found.fate))
             });
             let Some((length, fate)) = found else { continue };
             let suppressed = |oif: Option<Ifindex>| {

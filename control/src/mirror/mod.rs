@@ -382,10 +382,13 @@ impl Mirror {
             }
             Ok(())
         })?;
-        // Going down, coming up, leaving and appearing take and bring routes, neighbours and nexthop objects.
-        let state = |links: &[KernelLink]| links.iter().map(|link| (link.ifindex, link.up)).collect::<BTreeSet<_>>();
+        // Going down, coming up, leaving and appearing take and bring routes, neighbours and nexthop objects; the carrier alone
+        // makes next hops dead or alive where dead ones are ignored (`fib_nexthop_info`).
+        let state = |links: &[KernelLink]| {
+            links.iter().map(|link| (link.ifindex, link.up, link.carrier)).collect::<BTreeSet<_>>()
+        };
         let (before, now) = (state(&self.view.links), state(&links));
-        for (ifindex, _) in before.symmetric_difference(&now) {
+        for (ifindex, ..) in before.symmetric_difference(&now) {
             self.routes.doubt_interface(*ifindex);
             (self.dirty.neighbours, self.dirty.nexthops, self.dirty.addresses) = (true, true, true);
         }
@@ -474,6 +477,17 @@ impl Mirror {
 
     fn read_sysctls(&mut self) {
         let sysctls = Sysctls::read(self.view.links.iter().map(|link| link.name.as_str()));
+        for link in &self.view.links {
+            let ignores = |sysctls: &Sysctls| {
+                let of_link = sysctls.links.get(&link.name)?;
+                Some((of_link.ignore_linkdown4, of_link.ignore_linkdown6))
+            };
+            // Dead next hops are marked in dumps, and nothing tells when the mark goes.
+            if !link.carrier && ignores(&sysctls) != ignores(&self.view.sysctls) {
+                self.routes.doubt_interface(link.ifindex);
+                self.dirty.nexthops = true;
+            }
+        }
         self.news.links |= replace(&mut self.view.sysctls, sysctls);
     }
 

@@ -44,9 +44,10 @@ impl Sysctls {
         for name in links {
             let of_link = LinkSysctls {
                 forwarding4: number("ipv4", name, "forwarding") != 0,
-                // The interface's own `forwarding` decides about router advertisements only (ip6_forward).
-                forwarding6: (forwarding6_all || number("ipv6", name, "force_forwarding") != 0)
-                    && number("ipv6", name, "disable_ipv6") == 0,
+                // The interface's own `forwarding` decides about router advertisements only (ip6_forward). `force_forwarding`
+                // without the one of `all` is left to the kernel: it then chooses routes by how its neighbours are
+                // (RT6_LOOKUP_F_REACHABLE, ip6_pol_route).
+                forwarding6: forwarding6_all && number("ipv6", name, "disable_ipv6") == 0,
                 // 1 is strict, 2 is loose; the larger wins (IN_DEV_RPFILTER), and the kernel takes any other for loose.
                 rp_filter: match rp_all.max(number("ipv4", name, "rp_filter")) {
                     0 => RpFilter::Off,

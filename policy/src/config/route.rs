@@ -53,6 +53,16 @@ pub enum RouteKind {
 }
 
 impl RouteKind {
+    /// The interface of a route whose packets are this machine's own.
+    pub fn own_interface(&self) -> Option<Ifindex> {
+        match self {
+            RouteKind::Local(dev) | RouteKind::Broadcast(dev) | RouteKind::Anycast(dev) | RouteKind::Multicast(dev) => {
+                *dev
+            }
+            _ => None,
+        }
+    }
+
     /// A packet whose source leads here is not a stranger's: the kernel calls it martian (`__fib_validate_source`).
     pub fn is_own(&self) -> bool {
         match self {

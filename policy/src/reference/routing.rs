@@ -179,9 +179,29 @@ impl<'a> Walk<'a> {
                 let lowest = routes.first()?.metric;
                 let of_lowest: Vec<_> = usable.iter().copied().filter(|route| route.metric == lowest).collect();
                 let group = if of_lowest.is_empty() { usable } else { of_lowest };
-                let preferred = group.iter().map(|route| route.preference).max()?;
-                group.into_iter().find(|route| route.preference == preferred)
+                // Ends the search where it stands, whatever was found better before (`__find_rr_leaf`).
+                if let Some(blackhole) = group.iter().find(|route| self.is_blackhole_object(route)) {
+                    return Some(blackhole);
+                }
+                // The look-up prefers what leads back to where the packet came from (`ip6_pol_route_input`).
+                let score = |route: &Route| (route.preference, self.leads_to(route, query.iif));
+                let highest = group.iter().map(|route| score(route)).max()?;
+                group.into_iter().find(|route| score(route) == highest)
             }
+        }
+    }
+
+    fn is_blackhole_object(&self, route: &Route) -> bool {
+        match &route.kind {
+            RouteKind::Unicast(Hops::Object(id)) => self.config.nexthops.get(id) == Some(&NexthopObject::Blackhole),
+            _ => false,
+        }
+    }
+
+    fn leads_to(&self, route: &Route, ifindex: Ifindex) -> bool {
+        match &route.kind {
+            RouteKind::Unicast(_) => self.legs(route).iter().any(|leg| leg.oif == ifindex && self.is_alive(leg)),
+            kind => kind.own_interface() == Some(ifindex),
         }
     }
 

@@ -53,7 +53,9 @@ pub fn behind6(port: usize, host: u16) -> String {
 pub fn set_up() -> String {
     let mut script = String::new();
     for port in 0..PORTS {
-        let _ = writeln!(script, "ip link set p{port} address {}", colons(router_mac(port)));
+        // Anew, so that the link-local address follows.
+        let lladdr = colons(router_mac(port));
+        let _ = writeln!(script, "ip link set p{port} down; ip link set p{port} address {lladdr} up");
     }
     for family in ["iptables", "ip6tables"] {
         for (port, mark) in MARKS {
@@ -70,12 +72,15 @@ pub fn set_up() -> String {
 pub fn reset() -> Vec<Command> {
     let mut all = vec![
         Command::ip4(format!("route flush table all proto {PROTOCOL}")),
+        // All but those of priority 0, of which the case may have moved the only one.
         Command::ip4("rule flush"),
+        Command::ip4("rule del priority 0"),
         Command::ip4("rule add priority 0 table local"),
         Command::ip4("rule add priority 32766 table main"),
         Command::ip4("rule add priority 32767 table default"),
         Command::ip6(format!("route flush table all proto {PROTOCOL}")),
         Command::ip6("rule flush"),
+        Command::ip6("rule del priority 0"),
         Command::ip6("rule add priority 0 table local"),
         Command::ip6("rule add priority 32766 table main"),
         Command::ip("nexthop flush"),
@@ -132,7 +137,14 @@ fn sysctls() -> Vec<Command> {
     ] {
         set(key.to_owned(), value);
     }
-    for key in ["rp_filter", "accept_local", "src_valid_mark", "ignore_routes_with_linkdown", "route_localnet", "bc_forwarding"] {
+    for key in [
+        "rp_filter",
+        "accept_local",
+        "src_valid_mark",
+        "ignore_routes_with_linkdown",
+        "route_localnet",
+        "bc_forwarding",
+    ] {
         set(format!("ipv4/conf/all/{key}"), 0);
     }
     set("ipv4/conf/all/send_redirects".to_owned(), 1);
@@ -153,7 +165,9 @@ fn sysctls() -> Vec<Command> {
         ] {
             set(format!("ipv4/conf/p{port}/{key}"), value);
         }
-        for (key, value) in [("forwarding", 1), ("force_forwarding", 0), ("ignore_routes_with_linkdown", 0), ("disable_ipv6", 0)] {
+        for (key, value) in
+            [("forwarding", 1), ("force_forwarding", 0), ("ignore_routes_with_linkdown", 0), ("disable_ipv6", 0)]
+        {
             set(format!("ipv6/conf/p{port}/{key}"), value);
         }
     }

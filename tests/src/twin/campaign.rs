@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -15,11 +14,13 @@ use super::{Outcome, Outcomes, Twin, random};
 /// Packets of each case.
 pub const PACKETS: usize = 96;
 /// A difference counts if it shows as often in a row: a machine under load may lose a frame.
-const TRIES: usize = 3;
+const TRIES: u32 = 3;
+/// The kernel grants each host some errors in a row, then one in this time (`ip_error`, `inet_peer_xrlim_allow`).
+const ANOTHER_ERROR: Duration = Duration::from_secs(1);
 /// The mirror is equal to the kernel this long after the last change.
 const LATE: Duration = Duration::from_secs(1);
 /// How long a failure may be made smaller.
-const SHRINKING: Duration = Duration::from_secs(90);
+const SHRINKING: Duration = Duration::from_secs(120);
 
 /// What a number of cases came to.
 #[derive(Debug, Default)]
@@ -46,8 +47,15 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { cases, packets, answered, by_workers, unsteady, late, commands, refused, ends, divergence } = self;
-        writeln!(f, "{cases} cases of {commands} commands ({refused} refused), {packets} packets, {answered} answered")?;
-        writeln!(f, "{by_workers} forwarded by the workers, {unsteady} unsteady, {late} late, {} divergences", divergence.iter().count())?;
+        writeln!(
+            f,
+            "{cases} cases of {commands} commands ({refused} refused), {packets} packets, {answered} answered"
+        )?;
+        writeln!(
+            f,
+            "{by_workers} forwarded by the workers, {unsteady} unsteady, {late} late, {} divergences",
+            divergence.iter().count()
+        )?;
         for (end, count) in ends {
             writeln!(f, "  {count:8}  {end}")?;
         }
@@ -73,7 +81,13 @@ impl Case {
 }
 
 /// Runs cases until the time is over or two routers differ. `told` hears of each finished case.
-pub fn run(twin: &mut Twin, seed: u64, numbers: impl Iterator<Item = u64>, time: Duration, mut told: impl FnMut(&Report)) -> Report {
+pub fn run(
+    twin: &mut Twin,
+    seed: u64,
+    numbers: impl Iterator<Item = u64>,
+    time: Duration,
+    mut told: impl FnMut(&Report),
+) -> Report {
     let start = Instant::now();
     let before = ends(&twin.daemon().status());
     let mut report = Report::default();
@@ -100,8 +114,13 @@ pub fn run(twin: &mut Twin, seed: u64, numbers: impl Iterator<Item = u64>, time:
 }
 
 fn one(twin: &mut Twin, case: &Case, report: &mut Report) -> Option<String> {
+    if std::env::var_os("TWIN_DEBUG").is_some() {
+        println!("case {}", case.number);
+        case.commands.iter().for_each(|command| println!("  {command}"));
+    }
     let refused = prepare(twin, &case.commands);
-    let refused = refused.lines().filter(|line| line.starts_with("Command failed") || line.contains(": ")).count() as u64;
+    let refused =
+        refused.lines().filter(|line| line.starts_with("Command failed") || line.contains(": ")).count() as u64;
     report.cases += 1;
     report.commands += case.commands.len() as u64;
     report.refused += refused.min(case.commands.len() as u64);
@@ -112,12 +131,12 @@ fn one(twin: &mut Twin, case: &Case, report: &mut Report) -> Option<String> {
         if outcomes.agree() {
             continue;
         }
-        if differs(twin, packet).is_none() {
+        if differs(twin, packet, TRIES).is_none() {
             report.unsteady += 1;
             continue;
         }
         std::thread::sleep(LATE);
-        match differs(twin, packet) {
+        match differs(twin, packet, TRIES) {
             Some(outcomes) => return Some(tell(twin, case, packet, outcomes)),
             None => report.late += 1,
         }
@@ -133,9 +152,10 @@ fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
 }
 
 /// Whether the routers differ over a packet, time after time.
-fn differs(twin: &mut Twin, packet: &Packet) -> Option<Outcomes> {
+fn differs(twin: &mut Twin, packet: &Packet, tries: u32) -> Option<Outcomes> {
     let mut last = None;
-    for _ in 0..TRIES {
+    for _ in 0..tries {
+        std::thread::sleep(ANOTHER_ERROR);
         let outcomes = twin.exchange(std::slice::from_ref(packet)).pop()?;
         if outcomes.agree() {
             return None;
@@ -145,21 +165,18 @@ fn differs(twin: &mut Twin, packet: &Packet) -> Option<Outcomes> {
     last
 }
 
-/// Leaves out commands as long as the difference stays. Each time another host sends, because the kernel grants each some errors
-/// only (`ip_error`).
+/// Leaves out commands as long as the difference stays.
 fn shrink(twin: &mut Twin, case: &Case, packet: &Packet) -> Vec<Command> {
     let start = Instant::now();
     let mut commands = case.commands.clone();
     let mut size = commands.len() / 2;
-    let mut packet = packet.clone();
     while size > 0 {
         let mut at = 0;
         while at < commands.len() && start.elapsed() < SHRINKING {
             let mut fewer = commands.clone();
             fewer.drain(at..(at + size).min(commands.len()));
             prepare(twin, &fewer);
-            packet.source = next_host(packet.source);
-            match differs(twin, &packet) {
+            match differs(twin, packet, 1) {
                 Some(_) => commands = fewer,
                 None => at += size,
             }
@@ -169,22 +186,10 @@ fn shrink(twin: &mut Twin, case: &Case, packet: &Packet) -> Vec<Command> {
     commands
 }
 
-/// Another host of the networks behind the ports; any other address stays.
-fn next_host(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(address) if address.octets()[..2] == [198, 19] => {
-            let bits = address.to_bits();
-            IpAddr::V4((bits & !0x3fff | bits.wrapping_add(1) & 0x3fff).into())
-        }
-        other => other,
-    }
-}
-
 fn tell(twin: &mut Twin, case: &Case, packet: &Packet, first: Outcomes) -> String {
     let mut commands = shrink(twin, case, packet);
     prepare(twin, &commands);
-    let packet = &Packet { source: next_host(packet.source), ..packet.clone() };
-    let outcomes = match differs(twin, packet) {
+    let outcomes = match differs(twin, packet, 1) {
         Some(outcomes) => outcomes,
         None => {
             // Smaller by chance only: the whole case stands.

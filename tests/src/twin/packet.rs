@@ -152,7 +152,14 @@ impl Packet {
         frame
     }
 
-    fn ipv4(&self, frame: &mut Vec<u8>, (source, destination): ([u8; 4], [u8; 4]), protocol: u8, body: &[u8], tag: u32) {
+    fn ipv4(
+        &self,
+        frame: &mut Vec<u8>,
+        (source, destination): ([u8; 4], [u8; 4]),
+        protocol: u8,
+        body: &[u8],
+        tag: u32,
+    ) {
         let options: &[u8] = match &self.twist {
             Twist::Options(options) => options,
             _ => &[],
@@ -188,7 +195,14 @@ impl Packet {
         frame.extend(body);
     }
 
-    fn ipv6(&self, frame: &mut Vec<u8>, (source, destination): ([u8; 16], [u8; 16]), protocol: u8, body: &[u8], tag: u32) {
+    fn ipv6(
+        &self,
+        frame: &mut Vec<u8>,
+        (source, destination): ([u8; 16], [u8; 16]),
+        protocol: u8,
+        body: &[u8],
+        tag: u32,
+    ) {
         let (next, extension): (u8, Vec<u8>) = match &self.twist {
             // Behind options and the like: a length of no further eight bytes, and PadN.
             Twist::Extension(44) => (44, vec![protocol, 0, 0, 0, 0, 0, 0, tag as u8]),
@@ -220,7 +234,9 @@ impl Packet {
         let ports = |(source, destination): (u16, u16)| [source.to_be_bytes(), destination.to_be_bytes()].concat();
         let v6 = self.source.is_ipv6();
         let (protocol, mut body, sum_at) = match self.body {
-            Body::Udp(source, destination) => return (17, udp(self.source, self.destination, (source, destination), &fill)),
+            Body::Udp(source, destination) => {
+                return (17, udp(self.source, self.destination, (source, destination), &fill));
+            }
             Body::UdpLite(source, destination) => {
                 // Coverage 0 is the whole packet (RFC 3828).
                 (136, [&ports((source, destination))[..], &[0, 0, 0, 0]].concat(), Some(6))
@@ -229,7 +245,9 @@ impl Packet {
                 let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x20, 0, 0, 0, 0, 0];
                 (6, [&ports((source, destination))[..], &rest].concat(), Some(16))
             }
-            Body::Sctp(source, destination) => (132, [&ports((source, destination))[..], &[0, 0, 0, 1, 1, 2, 3, 4]].concat(), None),
+            Body::Sctp(source, destination) => {
+                (132, [&ports((source, destination))[..], &[0, 0, 0, 1, 1, 2, 3, 4]].concat(), None)
+            }
             Body::Icmp(kind, code) => (if v6 { 58 } else { 1 }, vec![kind, code, 0, 0, 0x12, 0x34, 0, 1], Some(2)),
             Body::IcmpError(kind, code, to) => {
                 let inner = Packet { source: self.destination, destination: to, ..Packet::udp(0, "::", "::") };
@@ -251,7 +269,8 @@ impl Packet {
         body.extend(fill);
         if let Some(at) = sum_at {
             // ICMP for IPv4 knows no pseudo-header.
-            let pseudo = if protocol == 1 { 0 } else { pseudo_sum(self.source, self.destination, protocol, body.len()) };
+            let pseudo =
+                if protocol == 1 { 0 } else { pseudo_sum(self.source, self.destination, protocol, body.len()) };
             let sum = checksum(&body, pseudo);
             body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         }

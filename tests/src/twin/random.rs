@@ -12,12 +12,30 @@ use super::packet::{Body, Packet, Twist};
 
 const TABLES: [u32; 6] = [254, 254, 253, 100, 101, 4_000_000_000];
 const NETWORKS4: [&str; 12] = [
-    "default", "198.18.0.0/15", "198.18.0.0/16", "198.18.64.0/18", "198.18.7.0/24", "198.18.7.128/25", "198.18.7.9/32",
-    "198.18.7.8/31", "198.51.100.64/27", "203.0.113.0/24", "192.0.2.0/24", "198.19.64.0/19",
+    "default",
+    "198.18.0.0/15",
+    "198.18.0.0/16",
+    "198.18.64.0/18",
+    "198.18.7.0/24",
+    "198.18.7.128/25",
+    "198.18.7.9/32",
+    "198.18.7.8/31",
+    "198.51.100.64/27",
+    "203.0.113.0/24",
+    "192.0.2.0/24",
+    "198.19.64.0/19",
 ];
 const NETWORKS6: [&str; 10] = [
-    "default", "2001:db8:100::/40", "2001:db8:100::/48", "2001:db8:100:7::/64", "2001:db8:100:7::/65", "2001:db8:100:7::9/128",
-    "2001:db8:100:4000::/50", "2001:db8:1::/80", "2001:db8:f1::/49", "2001:db8::/32",
+    "default",
+    "2001:db8:100::/40",
+    "2001:db8:100::/48",
+    "2001:db8:100:7::/64",
+    "2001:db8:100:7::/65",
+    "2001:db8:100:7::9/128",
+    "2001:db8:100:4000::/50",
+    "2001:db8:1::/80",
+    "2001:db8:f1::/49",
+    "2001:db8::/32",
 ];
 const TOS: [u8; 9] = [0, 0, 0x10, 0x08, 0x1c, 0xb8, 0xb9, 0x30, 0xff];
 const DESTINATION_PORTS: [u16; 4] = [9, 25, 80, 53];
@@ -52,19 +70,28 @@ fn ip(family: Family, text: String) -> Command {
 fn sysctls(rng: &mut Rng) -> Vec<Command> {
     let mut all = Vec::new();
     for port in 0..PORTS {
-        let mut set = |family: &str, key: &str, value: u32| all.push(Command::sysctl(format!("{family}/conf/p{port}/{key}"), value));
+        let mut set = |family: &str, key: &str, value: u32| {
+            all.push(Command::sysctl(format!("{family}/conf/p{port}/{key}"), value))
+        };
         if rarely(rng, 3) {
             set("ipv4", "rp_filter", rng.u32(0..3));
         }
         for (key, odds) in [
-            ("accept_local", 6), ("src_valid_mark", 4), ("route_localnet", 8), ("bc_forwarding", 8), ("ignore_routes_with_linkdown", 4),
+            ("accept_local", 6),
+            ("src_valid_mark", 4),
+            ("route_localnet", 8),
+            ("bc_forwarding", 8),
+            ("ignore_routes_with_linkdown", 4),
         ] {
             if rarely(rng, odds) {
                 set("ipv4", key, 1);
             }
         }
         for (family, key, odds) in [
-            ("ipv4", "forwarding", 16), ("ipv4", "send_redirects", 4), ("ipv4", "shared_media", 4), ("ipv6", "disable_ipv6", 40),
+            ("ipv4", "forwarding", 16),
+            ("ipv4", "send_redirects", 4),
+            ("ipv4", "shared_media", 4),
+            ("ipv6", "disable_ipv6", 40),
         ] {
             if rarely(rng, odds) {
                 set(family, key, u32::from(key == "disable_ipv6"));
@@ -78,7 +105,9 @@ fn sysctls(rng: &mut Rng) -> Vec<Command> {
         }
     }
     let mut set = |path: &str, value: u32| all.push(Command::sysctl(path, value));
-    for (key, odds) in [("rp_filter", 8), ("accept_local", 12), ("src_valid_mark", 8), ("route_localnet", 16), ("bc_forwarding", 12)] {
+    for (key, odds) in
+        [("rp_filter", 8), ("accept_local", 12), ("src_valid_mark", 8), ("route_localnet", 16), ("bc_forwarding", 12)]
+    {
         if rarely(rng, odds) {
             set(&format!("ipv4/conf/all/{key}"), if key == "rp_filter" { rng.u32(0..3) } else { 1 });
         }
@@ -160,7 +189,8 @@ fn nexthops(rng: &mut Rng, family: Family, all: &mut Vec<Command>) -> Vec<u32> {
                 if rng.bool() { format!("{member},{}", rng.u32(1..6)) } else { member.to_string() }
             })
             .collect();
-        let kind = if rarely(rng, 3) { format!(" type resilient buckets {}", one(rng, &[4, 8, 32])) } else { String::new() };
+        let kind =
+            if rarely(rng, 3) { format!(" type resilient buckets {}", one(rng, &[4, 8, 32])) } else { String::new() };
         all.push(Command::ip(format!("nexthop add id {id} group {}{kind}", members.join("/"))));
         ids.push(id);
     }
@@ -244,8 +274,14 @@ fn rules(rng: &mut Rng, family: Family, all: &mut Vec<Command>) {
 
 fn selector(rng: &mut Rng, family: Family) -> String {
     let network = |rng: &mut Rng| match family {
-        Family::V4 => one(rng, &["198.18.0.0/15", "198.18.7.0/24", "198.18.7.9", "198.19.0.0/18", "192.0.2.0/24", "198.51.100.0/26"]),
-        Family::V6 => one(rng, &["2001:db8:100::/40", "2001:db8:100:7::/64", "2001:db8:100:7::9", "2001:db8:f0::/48", "2001:db8:1::/64"]),
+        Family::V4 => one(
+            rng,
+            &["198.18.0.0/15", "198.18.7.0/24", "198.18.7.9", "198.19.0.0/18", "192.0.2.0/24", "198.51.100.0/26"],
+        ),
+        Family::V6 => one(
+            rng,
+            &["2001:db8:100::/40", "2001:db8:100:7::/64", "2001:db8:100:7::9", "2001:db8:f0::/48", "2001:db8:1::/64"],
+        ),
     };
     match rng.u32(..13) {
         0 => format!(" from {}", network(rng)),
@@ -334,13 +370,18 @@ fn source(rng: &mut Rng, family: Family, port: usize) -> String {
     match (family, rng.u32(..24)) {
         (Family::V4, 0) => net4(other, one(rng, &[1, 10, 11, 13, 0, 63])),
         (Family::V4, 1) => second4(port, one(rng, &[1, 10, 12, 63])),
-        (Family::V4, 2) => one(rng, &["127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "240.0.0.1", "169.254.1.1"]).to_owned(),
+        (Family::V4, 2) => {
+            one(rng, &["127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "240.0.0.1", "169.254.1.1"])
+                .to_owned()
+        }
         (Family::V4, 3..6) => behind4(other, host),
         (Family::V4, 6) => format!("192.0.2.{}", host as u8),
         (Family::V4, 7) => format!("198.18.{}.{}", host >> 8, host & 0xff),
         (Family::V4, _) => behind4(port, host),
         (Family::V6, 0) => net6(other, one(rng, &[1, 10, 11, 13, 0])),
-        (Family::V6, 1) => one(rng, &["::1", "::", "fe80::10", "ff02::1", "::ffff:198.18.0.1", "::198.18.0.1"]).to_owned(),
+        (Family::V6, 1) => {
+            one(rng, &["::1", "::", "fe80::10", "ff02::1", "::ffff:198.18.0.1", "::198.18.0.1"]).to_owned()
+        }
         (Family::V6, 2..5) => behind6(other, host),
         (Family::V6, 5) => format!("2001:db8:100:7::{host:x}"),
         (Family::V6, _) => behind6(port, host),
@@ -353,14 +394,18 @@ fn destination(rng: &mut Rng, family: Family) -> String {
     match (family, rng.u32(..24)) {
         (Family::V4, 0) => net4(port, one(rng, &[0, 1, 10, 11, 12, 13, 63])),
         (Family::V4, 1) => second4(port, one(rng, &[0, 1, 10, 13, 63])),
-        (Family::V4, 2) => one(rng, &["127.0.0.1", "0.0.0.0", "224.0.0.5", "255.255.255.255", "240.0.0.1", "203.0.114.7"]).to_owned(),
+        (Family::V4, 2) => {
+            one(rng, &["127.0.0.1", "0.0.0.0", "224.0.0.5", "255.255.255.255", "240.0.0.1", "203.0.114.7"]).to_owned()
+        }
         (Family::V4, 3..6) => behind4(port, host),
         (Family::V4, 6) => format!("192.0.2.{}", host as u8),
         (Family::V4, 7..14) => format!("198.18.7.{}", one(rng, &[8, 9, 7, 127, 128, 129, 200])),
         (Family::V4, 14..16) => net4(port, one(rng, &HOSTS)),
         (Family::V4, _) => format!("198.18.{}.{}", one(rng, &[0, 7, 64, 127, 128]), host & 0xff),
         (Family::V6, 0) => net6(port, one(rng, &[0, 1, 10, 11, 12, 13])),
-        (Family::V6, 1) => one(rng, &["::1", "fe80::10", "ff02::1", "ff0e::1", "::ffff:198.18.0.1", "2001:db9::1"]).to_owned(),
+        (Family::V6, 1) => {
+            one(rng, &["::1", "fe80::10", "ff02::1", "ff0e::1", "::ffff:198.18.0.1", "2001:db9::1"]).to_owned()
+        }
         (Family::V6, 2..5) => behind6(port, host),
         (Family::V6, 5..12) => format!("2001:db8:100:7::{:x}", one(rng, &[8, 9, 7, 0xffff])),
         (Family::V6, 12..15) => net6(port, one(rng, &HOSTS)),
@@ -387,7 +432,13 @@ fn body(rng: &mut Rng, family: Family) -> Body {
         20 => Body::Esp(rng.u32(256..)),
         21 => {
             let inside = if rng.bool() { Family::V4 } else { Family::V6 };
-            let protocol = if rng.bool() { 47 } else if inside == Family::V4 { 4 } else { 41 };
+            let protocol = if rng.bool() {
+                47
+            } else if inside == Family::V4 {
+                4
+            } else {
+                41
+            };
             Body::Inside(protocol, inner(rng, inside), inner(rng, inside))
         }
         22 => Body::Icmp(if family == Family::V4 { 13 } else { 129 }, 0),
@@ -415,7 +466,13 @@ fn twist(rng: &mut Rng, family: Family) -> Twist {
         (_, 8) => Twist::Length(one(rng, &[-30, -9, -1, 1, 8])),
         (_, 9) => Twist::Cut(rng.usize(14..60)),
         (_, 10) => fragment(rng),
-        (_, 11) => if rng.bool() { Twist::Tagged(5) } else { Twist::EtherType(0x88cc) },
+        (_, 11) => {
+            if rng.bool() {
+                Twist::Tagged(5)
+            } else {
+                Twist::EtherType(0x88cc)
+            }
+        }
         (Family::V4, 12) => Twist::HeaderSum,
         (Family::V4, _) => match rng.u32(..4) {
             0 => Twist::HeaderLength(rng.u8(..8)),
