@@ -45,7 +45,7 @@ impl WireSender {
 
 impl WireEar {
     /// The next frame, if one comes within some milliseconds.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn hear(&mut self) -> Option<Vec<u8>> {
         self.0.next().ok().map(<[u8]>::to_vec)
     }
 }

@@ -114,10 +114,6 @@ pub fn run(
 }
 
 fn one(twin: &mut Twin, case: &Case, report: &mut Report) -> Option<String> {
-    if std::env::var_os("TWIN_DEBUG").is_some() {
-        println!("case {}", case.number);
-        case.commands.iter().for_each(|command| println!("  {command}"));
-    }
     let refused = prepare(twin, &case.commands);
     let refused =
         refused.lines().filter(|line| line.starts_with("Command failed") || line.contains(": ")).count() as u64;
@@ -147,7 +143,13 @@ fn one(twin: &mut Twin, case: &Case, report: &mut Report) -> Option<String> {
 fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
     twin.reset();
     let refused = twin.apply(commands);
-    twin.settle();
+    let links = commands.iter().any(|command| command.to_string().ends_with(" down"));
+    // Those that the case before had down came up.
+    if std::mem::replace(&mut twin.links_changed, links) || links {
+        twin.settle_ports();
+    } else {
+        twin.settle();
+    }
     refused
 }
 

@@ -17,6 +17,8 @@ pub enum Command {
     Sysctl(String, String),
     /// Arguments of `ip` at the far ends of the router's cables.
     Far(String),
+    /// In the router, by a shell.
+    Shell(String),
     /// A rule with selectors that Debian's iproute2 cannot write.
     Rule(RawRule),
 }
@@ -43,6 +45,14 @@ impl Command {
         Command::Ip(Some(Family::V6), text.into())
     }
 
+    pub fn far(text: impl Into<String>) -> Self {
+        Command::Far(text.into())
+    }
+
+    pub fn shell(text: impl Into<String>) -> Self {
+        Command::Shell(text.into())
+    }
+
     pub fn sysctl(path: impl Into<String>, value: impl fmt::Display) -> Self {
         Command::Sysctl(path.into(), value.to_string())
     }
@@ -56,6 +66,7 @@ impl fmt::Display for Command {
             Command::Ip(Some(Family::V6), text) => write!(f, "ip -6 {text}"),
             Command::Sysctl(path, value) => write!(f, "sysctl -w net/{path}={value}"),
             Command::Far(text) => write!(f, "far end: ip {text}"),
+            Command::Shell(text) => f.write_str(text),
             Command::Rule(rule) => write!(f, "{rule:?}"),
         }
     }
@@ -79,6 +90,7 @@ pub fn apply(commands: &[Command], router: &Namespace, far: &Namespace) -> Strin
             Command::Ip(family, _) => refused += &batch(router, *family, run),
             Command::Far(_) => refused += &batch(far, None, run),
             Command::Sysctl(..) => refused += &sysctls(router, run),
+            Command::Shell(text) => refused += &router.try_run(text).stderr,
             Command::Rule(rule) => {
                 if let Err(error) = router.enter(|| rule.add()) {
                     refused += &format!("{first}: {error}\n");

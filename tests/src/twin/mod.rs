@@ -8,6 +8,7 @@ mod packet;
 mod random;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -21,6 +22,8 @@ pub use packet::{Body, Packet, Twist, router_mac};
 
 /// The mirror polls sysctls, which give no event: after this long it has seen them.
 const FOLLOWED: Duration = Duration::from_millis(400);
+/// Ports that come and go make the workers start anew, at most once a second.
+const RETAKEN: Duration = Duration::from_millis(1500);
 /// Both routers are done with what they were sent when nothing has come for this long.
 const QUIET: Duration = Duration::from_millis(60);
 /// Frames sent at once; the rings of the cables hold 256.
@@ -32,6 +35,8 @@ pub struct Twin {
     shunt: Router,
     daemon: Daemon,
     tags: u32,
+    /// The case under way has taken links down.
+    links_changed: bool,
 }
 
 /// One router, and the far ends of its cables.
@@ -53,6 +58,26 @@ pub struct Outcomes {
     pub shunt: Outcome,
 }
 
+/// What came out, in short: `p1` for the packet itself by that port, `p0:3/13` for an ICMP error of this type and code, several
+/// joined by `+`, and `-` for silence.
+pub fn in_short(packet: &Packet, outcome: &Outcome) -> String {
+    if outcome.is_empty() {
+        return "-".to_owned();
+    }
+    let frame = |(port, frame): &(usize, Vec<u8>)| {
+        let (source, at) = match packet.source {
+            IpAddr::V4(source) => (source.octets().to_vec(), 26),
+            IpAddr::V6(source) => (source.octets().to_vec(), 22),
+        };
+        if frame.get(at..at + source.len()) == Some(&source[..]) {
+            return format!("p{port}");
+        }
+        let icmp = if packet.source.is_ipv4() { 14 + usize::from(frame[14] & 15) * 4 } else { 54 };
+        format!("p{port}:{}/{}", frame[icmp], frame[icmp + 1])
+    };
+    outcome.iter().map(frame).collect::<Vec<_>>().join("+")
+}
+
 impl Outcomes {
     pub fn agree(&self) -> bool {
         self.kernel == self.shunt
@@ -66,7 +91,7 @@ impl Twin {
         let kernel = Router::new(&lab, "kernel");
         let shunt = Router::new(&lab, "shunt");
         let daemon = shunt.namespace.start_shunt("");
-        let mut twin = Twin { kernel, shunt, daemon, tags: 0 };
+        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false };
         twin.reset();
         twin
     }
@@ -93,8 +118,18 @@ impl Twin {
         std::thread::sleep(FOLLOWED);
     }
 
+    /// The same after links went down or came up: ports are taken anew.
+    pub fn settle_ports(&self) {
+        std::thread::sleep(FOLLOWED + RETAKEN);
+    }
+
     /// Sends the packets into both routers, and returns what came out for each.
     pub fn exchange(&mut self, packets: &[Packet]) -> Vec<Outcomes> {
+        self.exchange_for(packets, QUIET)
+    }
+
+    /// The same with another bound to the silence that ends it.
+    pub fn exchange_for(&mut self, packets: &[Packet], quiet: Duration) -> Vec<Outcomes> {
         let first = self.tags;
         self.tags += packets.len() as u32;
         for router in [&self.kernel, &self.shunt] {
@@ -110,7 +145,7 @@ impl Twin {
         }
         let [mut kernel, mut shunt] = [HashMap::<u32, Outcome>::new(), HashMap::new()];
         let mut last = Instant::now();
-        while last.elapsed() < QUIET {
+        while last.elapsed() < quiet {
             let mut any = false;
             for (router, outcomes) in [(&self.kernel, &mut kernel), (&self.shunt, &mut shunt)] {
                 while let Ok((port, frame)) = router.heard.try_recv() {
@@ -172,7 +207,7 @@ impl Router {
             let (sender, stop) = (sender.clone(), stop.clone());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    if let Some(frame) = ear.next()
+                    if let Some(frame) = ear.hear()
                         && sender.send((port, frame)).is_err()
                     {
                         return;
