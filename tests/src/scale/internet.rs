@@ -45,10 +45,12 @@ impl Internet {
         let text = String::from_utf8(output.stdout).expect("a table is text");
         let reserved: Vec<Prefix> = RESERVED.iter().filter_map(|text| parse(text)).collect();
         let free = |prefix: &Prefix| {
-            prefix.length() > 0 && !reserved.iter().any(|r| r.contains(prefix.address()) || prefix.contains(r.address()))
+            prefix.length() > 0
+                && !reserved.iter().any(|r| r.contains(prefix.address()) || prefix.contains(r.address()))
         };
         let real = text.lines().filter_map(|line| parse(line.split('\t').next()?));
-        let mut all: BTreeSet<Prefix> = real.filter(|prefix| prefix.family() == family).filter(free).take(size).collect();
+        let mut all: BTreeSet<Prefix> =
+            real.filter(|prefix| prefix.family() == family).filter(free).take(size).collect();
         let whole: Vec<Prefix> = all.iter().filter(|prefix| prefix.length() < customary(family)).copied().collect();
         let real = all.len();
         let mut random = Random(1);

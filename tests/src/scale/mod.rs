@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use shunt_policy::{Family, Prefix};
 
-use crate::lab::{Daemon, Namespace, TwoWays};
+use crate::lab::{Namespace, TwoWays};
 use figures::{Memory, Spread, machine, rounded};
 use internet::Internet;
 use probe::{Ip, Probe};
@@ -65,7 +65,6 @@ pub fn run(out: &mut dyn Write) -> io::Result<()> {
     let shunt = net.router.start_shunt(ARGUMENTS);
     results["change_us"] = route_changes(&net);
     writeln!(out, "{:#}", results["change_us"])?;
-
 
     assert_eq!(shunt.terminate().code, 0);
 
@@ -161,8 +160,7 @@ fn route_changes(net: &TwoWays) -> Value {
             change(0, format!("route del {route} via {}", ways[1]))
         });
         change(1, format!("route add {route} via {}", ways[1]));
-        let replaces =
-            Spread::of(CHANGES, |at| change(at % 2, format!("route replace {route} via {}", ways[at % 2])));
+        let replaces = Spread::of(CHANGES, |at| change(at % 2, format!("route replace {route} via {}", ways[at % 2])));
         change(0, format!("route replace {route} via {}", ways[0]));
         ip.say(&format!("route del {route} via {}", ways[0]));
         let adds = Spread::of(CHANGES, |at| adds[at]);
