@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BUILD_PACKAGES := clang m4 libelf-dev zlib1g-dev make pkg-config gcc libc6-dev linux-libc-dev
 RUN_PACKAGES   := iproute2 iptables nftables ipset
-TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux
+TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux bird2
 
 .PHONY: help packages build release demo test fmt lint bench clean
 
