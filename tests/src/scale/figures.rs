@@ -48,6 +48,10 @@ pub fn rounded(value: f64, parts: f64) -> Value {
     json!((value * parts).round() / parts)
 }
 
+pub fn mib(bytes: u64) -> Value {
+    rounded(bytes as f64 / f64::from(1 << 20), 10.0)
+}
+
 /// Resident memory of a process in bytes: now, and at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {

@@ -1,12 +1,15 @@
 //! The mirror at the size of the Internet: how long until it is complete, what a route costs in memory, how fast a change shows.
 //!
 //! Told on [`TwoWays`]: a hundred next hops stand behind `eth1`, and the packets by which changes are seen go to an address that
-//! leads by either way. What is measured is the whole: from the word to `ip` until a packet has arrived by the new way.
+//! leads by either way. What is measured is the whole: from the word to `ip` until a packet has arrived by the new way; and the
+//! same of the kernel alone, which has to do its part in both cases.
 
 mod figures;
 mod internet;
 mod kernel;
 mod probe;
+mod stall;
+mod walk;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -16,7 +19,7 @@ use serde_json::{Map, Value, json};
 use shunt_policy::{Family, Prefix};
 
 use crate::lab::{Namespace, TwoWays};
-use figures::{Memory, Spread, machine, rounded};
+use figures::{Memory, Spread, machine, mib, rounded};
 use internet::Internet;
 use probe::{Ip, Probe};
 
@@ -59,25 +62,36 @@ pub fn run(out: &mut dyn Write) -> io::Result<()> {
         "start_s": { "empty": empty.seconds(), "full": full.seconds(), "kernel_dump": kernel.seconds(),
                      "filling_the_kernel": rounded(filling.as_secs_f64(), 10.0) },
         "bytes_per_route": { "resident": per_route(memory.now), "peak_at_start": per_route(memory.peak) },
+        "memory_mib": { "empty": mib(empty_memory.now), "full": mib(memory.now) },
     });
     writeln!(out, "{results:#}")?;
 
+    results["kernel_change_us"] = route_changes(&net);
+    writeln!(out, "The kernel alone: {:#}", results["kernel_change_us"])?;
     let shunt = net.router.start_shunt(ARGUMENTS);
     results["change_us"] = route_changes(&net);
     writeln!(out, "{:#}", results["change_us"])?;
-
+    results["resync"] = stall::resync(&net, &shunt, &internet[0].prefixes, |lines| batch(&net.router, lines));
+    writeln!(out, "{:#}", results["resync"])?;
     assert_eq!(shunt.terminate().code, 0);
 
     writeln!(out, "{RULES} rules and {TABLES} tables besides.")?;
     add_rules(&net.router);
     let (ruled, ruled_memory) = starts(&net);
+    let all_changes = || {
+        let mut changes = route_changes(&net);
+        changes["rule"] = rule_changes(&net);
+        changes
+    };
+    let kernel_changes = all_changes();
     let shunt = net.router.start_shunt(ARGUMENTS);
-    let mut changes = route_changes(&net);
-    changes["rule"] = rule_changes(&net);
+    let changes = all_changes();
     results["with_rules"] = json!({
         "rules": RULES, "tables": TABLES, "start_s": ruled.seconds(),
-        "more_mib": rounded((ruled_memory.now as f64 - memory.now as f64) / f64::from(1 << 20), 10.0),
+        "memory_mib": mib(ruled_memory.now),
         "change_us": changes,
+        "kernel_change_us": kernel_changes,
+        "decision_ns": { "without": walk::decision(0).as_nanos() as u64, "with": walk::decision(RULES).as_nanos() as u64 },
     });
     writeln!(out, "{:#}", results["with_rules"])?;
     assert_eq!(shunt.terminate().code, 0);
@@ -173,7 +187,7 @@ fn route_changes(net: &TwoWays) -> Value {
 
 /// A rule in front of all others that leads by the other way.
 fn rule_changes(net: &TwoWays) -> Value {
-    net.router.run("ip route add default via 203.0.113.10 dev ppp0 table 999");
+    net.router.run("ip route replace default via 203.0.113.10 dev ppp0 table 999");
     let probe = Probe::start(net, TwoWays::SERVER);
     let mut ip = Ip::start(&net.router);
     let rule = "priority 500 from 192.0.2.10 table 999";
