@@ -79,6 +79,8 @@ pub fn machine() -> Value {
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "cpu": said("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n1"),
         "kernel": said("uname -r"),
+        // What else ran: the times of changes are those of a machine that has other work, too.
+        "load": said("cut -d' ' -f1 /proc/loadavg").parse::<f64>().unwrap_or(0.0),
         "date": said("date -u +%F"),
     })
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use shunt_policy::{Family, Prefix};
 
-use crate::lab::{Namespace, TwoWays};
+use crate::lab::{Daemon, Namespace, TwoWays};
 use figures::{Memory, Spread, machine, mib, rounded};
 use internet::Internet;
 use probe::{Ip, Probe};
@@ -30,6 +30,7 @@ const RULES: usize = 10_000;
 const TABLES: usize = 4_000;
 const STARTS: usize = 3;
 const CHANGES: usize = 200;
+const SETTLING: Duration = Duration::from_secs(5);
 /// Where the results are kept, from the root of the tree.
 const RESULTS: &str = "benches/results/scale.json";
 /// So that what takes packets by turns is one thing.
@@ -45,6 +46,7 @@ const ARGUMENTS: &str = "--workers 1";
 ///
 /// Without root, and when something does not work at all.
 pub fn run(out: &mut dyn Write) -> io::Result<()> {
+    let machine = machine();
     let net = TwoWays::new();
     writeln!(out, "An empty router.")?;
     let (empty, empty_memory) = starts(&net);
@@ -57,7 +59,7 @@ pub fn run(out: &mut dyn Write) -> io::Result<()> {
     let routes = (ROUTES4 + ROUTES6) as f64;
     let per_route = |bytes: u64| rounded(bytes.saturating_sub(empty_memory.now) as f64 / routes, 10.0);
     let mut results = json!({
-        "machine": machine(),
+        "machine": machine,
         "routes": { "ipv4": ROUTES4, "ipv6": ROUTES6, "real": real, "next_hops": NEXT_HOPS },
         "start_s": { "empty": empty.seconds(), "full": full.seconds(), "kernel_dump": kernel.seconds(),
                      "filling_the_kernel": rounded(filling.as_secs_f64(), 10.0) },
@@ -68,7 +70,7 @@ pub fn run(out: &mut dyn Write) -> io::Result<()> {
 
     results["kernel_change_us"] = route_changes(&net);
     writeln!(out, "The kernel alone: {:#}", results["kernel_change_us"])?;
-    let shunt = net.router.start_shunt(ARGUMENTS);
+    let shunt = settled(&net);
     results["change_us"] = route_changes(&net);
     writeln!(out, "{:#}", results["change_us"])?;
     results["resync"] = stall::resync(&net, &shunt, &internet[0].prefixes, |lines| batch(&net.router, lines));
@@ -84,7 +86,7 @@ pub fn run(out: &mut dyn Write) -> io::Result<()> {
         changes
     };
     let kernel_changes = all_changes();
-    let shunt = net.router.start_shunt(ARGUMENTS);
+    let shunt = settled(&net);
     let changes = all_changes();
     results["with_rules"] = json!({
         "rules": RULES, "tables": TABLES, "start_s": ruled.seconds(),
@@ -115,6 +117,13 @@ fn starts(net: &TwoWays) -> (Spread, Memory) {
     });
     memory.sort_by_key(|memory| memory.now);
     (spread, memory[STARTS / 2])
+}
+
+/// A daemon that has looked once more at what its own start did to the routes.
+fn settled(net: &TwoWays) -> Daemon {
+    let shunt = net.router.start_shunt(ARGUMENTS);
+    std::thread::sleep(SETTLING);
+    shunt
 }
 
 fn fill(router: &Namespace, internet: &[Internet]) -> Duration {
