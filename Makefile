@@ -5,9 +5,9 @@ SHELL := /bin/bash
 
 BUILD_PACKAGES := clang m4 libelf-dev zlib1g-dev make pkg-config gcc libc6-dev linux-libc-dev
 RUN_PACKAGES   := iproute2 iptables nftables ipset
-TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux
+TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux bird2
 
-.PHONY: help packages build release demo test fmt lint bench clean
+.PHONY: help packages build release demo test fmt lint bench scale clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +37,11 @@ lint: packages ## rustfmt and clippy, warnings denied
 
 bench: packages ## micro-benchmarks of the packet path on the in-memory port
 	cargo bench --locked -p shunt-benches
+
+scale: packages ## the mirror at the size of the Internet, measured (as root): benches/results/scale.json
+	@./.ci/packages python3-pyasn
+	cargo build --release --locked -p shunt-control -p shunt-tests --bins
+	@./.ci/as-root target/release/scale
 
 clean: ## remove what was built
 	cargo clean

@@ -1,6 +1,7 @@
 //! Hands policies to workers and takes the old ones back, without a lock and without freeing anything on a worker.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 
 use crossbeam::queue::ArrayQueue;
 use shunt_policy::{Generation, Policy};
@@ -20,6 +21,9 @@ struct Mailbox {
 pub struct Publisher {
     mailboxes: Vec<Arc<Mailbox>>,
     newest: Arc<Policy>,
+    /// To the thread that frees: a million routes that no other policy shares take a tenth of a second to go, and the next change
+    /// is not to wait for that.
+    dead: Sender<Arc<Policy>>,
 }
 
 /// A worker's side: the policy it works by.
@@ -37,7 +41,14 @@ pub fn channel(workers: usize, policy: Arc<Policy>) -> (Publisher, Vec<Subscribe
         .iter()
         .map(|mailbox| Subscriber { mailbox: Arc::clone(mailbox), current: Arc::clone(&policy) })
         .collect();
-    (Publisher { mailboxes, newest: policy }, subscribers)
+    let (dead, buried) = std::sync::mpsc::channel();
+    // Without the thread they are freed where they are found to be dead. It ends with the publisher.
+    let _ = std::thread::Builder::new().name("shunt-reaper".to_owned()).spawn(move || free(buried));
+    (Publisher { mailboxes, newest: policy, dead }, subscribers)
+}
+
+fn free(dead: Receiver<Arc<Policy>>) {
+    dead.iter().for_each(drop);
 }
 
 impl Publisher {
@@ -45,15 +56,25 @@ impl Publisher {
     pub fn publish(&mut self, policy: Arc<Policy>) {
         self.collect();
         for mailbox in &self.mailboxes {
-            // What is displaced was never adopted; the last reference to it is dropped here, not on a worker.
-            let _ = mailbox.next.force_push(Arc::clone(&policy));
+            // What is displaced was never adopted.
+            let displaced = mailbox.next.force_push(Arc::clone(&policy));
+            displaced.into_iter().for_each(|policy| self.release(policy));
         }
-        self.newest = policy;
+        let old = std::mem::replace(&mut self.newest, policy);
+        self.release(old);
     }
 
     /// Frees the policies that workers have retired. Returns how many references came back.
     pub fn collect(&mut self) -> usize {
-        self.mailboxes.iter().map(|mailbox| std::iter::from_fn(|| mailbox.retired.pop()).count()).sum()
+        let retired = self.mailboxes.iter().flat_map(|mailbox| std::iter::from_fn(|| mailbox.retired.pop()));
+        retired.map(|policy| self.release(policy)).count()
+    }
+
+    fn release(&self, policy: Arc<Policy>) {
+        // Nobody else can take a reference when there is but one.
+        if Arc::strong_count(&policy) == 1 {
+            let _ = self.dead.send(policy);
+        }
     }
 
     /// The policy last published.
@@ -131,6 +152,20 @@ mod tests {
         publisher.publish(policy(3));
         assert_eq!(Arc::strong_count(&skipped), 1);
         drop(workers);
+    }
+
+    #[test]
+    fn what_nobody_uses_any_more_is_freed() {
+        let (mut publisher, mut workers) = channel(1, policy(1));
+        let first = Arc::downgrade(publisher.newest());
+        publisher.publish(policy(2));
+        assert!(workers[0].adopt());
+        publisher.collect();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while first.strong_count() > 0 {
+            assert!(std::time::Instant::now() < end, "the first policy is never freed");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

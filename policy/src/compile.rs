@@ -9,7 +9,6 @@ use crate::names::{Family, Generation, Ifindex, Mac, PortId};
 use crate::outcome::PuntReason;
 use crate::routes::{CompiledSets, Neighbours};
 use crate::rules::Rules;
-use crate::tables::Table;
 
 /// Loopback's number in every network namespace (`LOOPBACK_IFINDEX`).
 pub(crate) const LOOPBACK: Ifindex = Ifindex(1);
@@ -42,9 +41,7 @@ pub(crate) struct FamilyPolicy {
     pub(crate) before: Arc<Vec<CompiledGuard>>,
     pub(crate) mangle: Arc<Mangle>,
     pub(crate) rules: Arc<Rules>,
-    /// As the rules number them.
-    pub(crate) tables: Box<[Option<Table>]>,
-    pub(crate) sets: Arc<CompiledSets>,
+    pub(crate) sets: CompiledSets,
     pub(crate) after: Arc<Vec<CompiledGuard>>,
 }
 
@@ -96,7 +93,8 @@ struct Same {
     rules: bool,
     nexthops: bool,
     spreading: bool,
-    sets: [bool; 2],
+    /// The numbers of the tables.
+    tables: [bool; 2],
     mangle: bool,
     guards: bool,
 }
@@ -104,14 +102,14 @@ struct Same {
 impl Same {
     fn between(config: &Config, before: Option<&Policy>) -> Self {
         let Some(Policy { config: old, .. }) = before else { return Same::default() };
-        let sets = |family| Arc::ptr_eq(&config.tables.family(family).sets, &old.tables.family(family).sets);
+        let tables = |family| Arc::ptr_eq(&config.tables.family(family).numbers, &old.tables.family(family).numbers);
         Same {
             links: Arc::ptr_eq(&config.links, &old.links),
             neighbours: Arc::ptr_eq(&config.neighbours, &old.neighbours),
             rules: Arc::ptr_eq(&config.rules, &old.rules),
             nexthops: Arc::ptr_eq(&config.nexthops, &old.nexthops),
             spreading: config.spreading == old.spreading,
-            sets: [sets(Family::V4), sets(Family::V6)],
+            tables: [tables(Family::V4), tables(Family::V6)],
             mangle: Arc::ptr_eq(&config.mangle, &old.mangle),
             guards: Arc::ptr_eq(&config.guards, &old.guards),
         }
@@ -170,12 +168,9 @@ impl FamilyPolicy {
             of_hook.map(|guard| CompiledGuard::compile(guard, &config.links)).collect()
         };
         let same_guards = same.guards && same.links;
-        let rules = reuse(
-            same.rules && same.links,
-            before,
-            |policy| &policy.rules,
-            || Rules::compile(family, &config.rules, &config.links),
-        );
+        let tables = config.tables.family(family);
+        let same_ways = same.links && same.neighbours && same.nexthops && same.spreading;
+        let sets_before = before.map(|policy| &policy.sets).filter(|_| same_ways);
         FamilyPolicy {
             before: reuse(same_guards, before, |policy| &policy.before, || guards(Hook::Prerouting)),
             mangle: reuse(
@@ -184,14 +179,13 @@ impl FamilyPolicy {
                 |policy| &policy.mangle,
                 || Mangle::compile(config.mangle.iter().filter(|chain| chain.family == family), &config.links),
             ),
-            tables: rules.tables(config.tables.family(family)),
-            rules,
-            sets: reuse(
-                same.sets[family as usize] && same.links && same.neighbours && same.nexthops && same.spreading,
+            rules: reuse(
+                same.rules && same.links && same.tables[family as usize],
                 before,
-                |policy| &policy.sets,
-                || CompiledSets::compile(family, config, neighbours),
+                |policy| &policy.rules,
+                || Rules::compile(family, &config.rules, &tables.numbers, &config.links),
             ),
+            sets: CompiledSets::compile(family, config, neighbours, sets_before),
             after: reuse(same_guards, before, |policy| &policy.after, || guards(Hook::Forward)),
         }
     }

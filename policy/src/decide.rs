@@ -23,7 +23,7 @@ impl Policy {
         }
 
         let query = &Query { mark, ..*query };
-        let ground = self.ground(family);
+        let ground = self.ground(query.family());
         let way = match ground.walk(query, facts.destination) {
             Answer::Onward(way) => way,
             Answer::Own(stop, _) | Answer::Failed(stop) | Answer::Unclear(stop) => return Err(stop),
@@ -52,11 +52,12 @@ impl Policy {
         Ok(Egress { port, oif: hop.oif, source, destination, mark })
     }
 
-    fn ground<'a>(&'a self, family: &'a FamilyPolicy) -> Ground<'a> {
+    fn ground(&self, family: Family) -> Ground<'_> {
+        let FamilyPolicy { rules, sets, .. } = self.family(family);
         Ground {
-            rules: &family.rules,
-            tables: &family.tables,
-            sets: &family.sets,
+            rules,
+            tables: self.config.tables.family(family),
+            sets,
             spreading: &self.config.spreading,
             groups: &self.links.groups,
         }

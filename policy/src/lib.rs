@@ -18,6 +18,7 @@ pub mod query;
 pub mod reference;
 mod routes;
 mod rules;
+mod slots;
 pub mod tables;
 
 pub use compile::{Policy, compile, recompile};

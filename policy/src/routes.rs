@@ -2,18 +2,28 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::config::{Config, Hops, Leg, Link, NexthopObject, Route, RouteKind, Spreading};
 use crate::multipath;
 use crate::names::{Dscp, Family, Ifindex, Mac};
 use crate::outcome::{DropReason, PuntReason, Stop};
-use crate::tables::SetId;
+use crate::slots::{self, Chunk, Slots};
+use crate::tables::{RouteSet, SetId};
 
 /// All sets of a family, by number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CompiledSets {
-    sets: Vec<Candidates>,
-    ways: Vec<Way>,
+    /// What they are made of.
+    sources: Slots<RouteSet>,
+    chunks: Arc<[Arc<CompiledChunk>]>,
+}
+
+/// Sets of consecutive numbers, compiled anew only when one of them changes.
+#[derive(Debug)]
+struct CompiledChunk {
+    sets: Box<[Candidates]>,
+    ways: Box<[Way]>,
 }
 
 /// The routes of a prefix that can be used at present, in order of preference.
@@ -46,7 +56,10 @@ pub(crate) enum Fate {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WayId(u32);
+pub(crate) struct WayId {
+    chunk: u32,
+    at: u32,
+}
 
 /// Where a unicast route leads, with what is known of it before a packet comes.
 #[derive(Debug)]
@@ -78,20 +91,41 @@ enum Choice {
 }
 
 impl CompiledSets {
-    pub(crate) fn compile(family: Family, config: &Config, neighbours: &Neighbours) -> Self {
-        let links = config.links.iter().map(|link| (link.ifindex, link)).collect();
+    /// `before` is what was made by the same links, neighbours and nexthop objects.
+    pub(crate) fn compile(
+        family: Family,
+        config: &Config,
+        neighbours: &Neighbours,
+        before: Option<&CompiledSets>,
+    ) -> Self {
+        let sources = &config.tables.family(family).sets;
+        if let Some(before) = before.filter(|before| before.sources.is_same(sources)) {
+            return CompiledSets { sources: sources.clone(), chunks: before.chunks.clone() };
+        }
+        let links: HashMap<Ifindex, &Link> = config.links.iter().map(|link| (link.ifindex, link)).collect();
         let Config { nexthops, spreading, .. } = config;
-        let mut compiler = Compiler { family, links, neighbours, nexthops, spreading, ways: Vec::new() };
-        let sets = config.tables.family(family).sets.iter().map(|set| compiler.set(set)).collect();
-        CompiledSets { sets, ways: compiler.ways }
+        let chunk = |(number, source): (usize, &Chunk<RouteSet>)| {
+            if let Some(before) = before
+                && before.sources.chunks().get(number).is_some_and(|other| Arc::ptr_eq(other, source))
+            {
+                return before.chunks[number].clone();
+            }
+            let chunk = number as u32;
+            let mut compiler =
+                Compiler { family, links: &links, neighbours, nexthops, spreading, chunk, ways: Vec::new() };
+            let sets = source.iter().map(|set| compiler.set(set)).collect();
+            Arc::new(CompiledChunk { sets, ways: compiler.ways.into() })
+        };
+        CompiledSets { sources: sources.clone(), chunks: sources.chunks().iter().enumerate().map(chunk).collect() }
     }
 
     pub(crate) fn set(&self, set: SetId) -> &[Candidate] {
-        &self.sets[set.index()]
+        let (chunk, at) = slots::place(set.index());
+        &self.chunks[chunk].sets[at]
     }
 
     pub(crate) fn way(&self, way: WayId) -> &Way {
-        &self.ways[way.0 as usize]
+        &self.chunks[way.chunk as usize].ways[way.at as usize]
     }
 }
 
@@ -141,10 +175,11 @@ impl Neighbours {
 
 struct Compiler<'a> {
     family: Family,
-    links: HashMap<Ifindex, &'a Link>,
+    links: &'a HashMap<Ifindex, &'a Link>,
     neighbours: &'a Neighbours,
     nexthops: &'a BTreeMap<u32, NexthopObject>,
     spreading: &'a Spreading,
+    chunk: u32,
     ways: Vec<Way>,
 }
 
@@ -303,6 +338,6 @@ impl Compiler<'_> {
             gateway: leg.via.and_then(|via| self.neighbours.mac(leg.oif, via)),
         };
         self.ways.push(Way { legs: legs.iter().map(hop).collect(), choice, mtu });
-        Fate::Onward(WayId(self.ways.len() as u32 - 1))
+        Fate::Onward(WayId { chunk: self.chunk, at: self.ways.len() as u32 - 1 })
     }
 }

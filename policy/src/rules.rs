@@ -1,6 +1,6 @@
 //! The `ip rule` walk: which table is asked, in which order, and how it ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::compile::LOOPBACK;
 use crate::config::{
@@ -11,15 +11,13 @@ use crate::names::{Dscp, Family, Ifindex, Prefix, TableId};
 use crate::outcome::{DropReason, PuntReason, Stop};
 use crate::query::Query;
 use crate::routes::{CompiledSets, Fate, Hop, WayId};
-use crate::tables::{FamilyTables, Table};
+use crate::tables::FamilyTables;
 
 /// One family's rules.
 #[derive(Debug)]
 pub(crate) struct Rules {
     family: Family,
     rules: Vec<CompiledRule>,
-    /// The tables that the rules name; a rule has the place of its table here.
-    names: Vec<TableId>,
     /// A rule looks at protocol or ports (`fib_rules_early_flow_dissect`).
     pub(crate) dissects: bool,
 }
@@ -40,8 +38,7 @@ pub(crate) enum Answer {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ground<'a> {
     pub(crate) rules: &'a Rules,
-    /// In the order of the rules' `names`.
-    pub(crate) tables: &'a [Option<Table>],
+    pub(crate) tables: &'a FamilyTables,
     pub(crate) sets: &'a CompiledSets,
     pub(crate) spreading: &'a Spreading,
     /// Group of each interface, for `suppress_ifgroup`.
@@ -77,7 +74,7 @@ enum IifSelector {
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
-    /// Place of the table.
+    /// Number of the table.
     Lookup(usize, Suppress),
     /// Place of the rule to go on with.
     Goto(usize),
@@ -87,19 +84,15 @@ enum Action {
 }
 
 impl Rules {
-    pub(crate) fn compile(family: Family, rules: &[Rule], links: &[Link]) -> Self {
+    /// `tables` numbers those that exist; a rule that looks up another finds nothing.
+    pub(crate) fn compile(family: Family, rules: &[Rule], tables: &BTreeMap<TableId, usize>, links: &[Link]) -> Self {
         let rules: Vec<&Rule> = rules.iter().filter(|rule| rule.family == family).collect();
         let interfaces: HashMap<&str, Ifindex> = links.iter().map(|link| (link.name.as_str(), link.ifindex)).collect();
-        let mut names: Vec<TableId> = Vec::new();
-        let mut places: HashMap<TableId, usize> = HashMap::new();
-        let mut place = |table: TableId| {
-            *places.entry(table).or_insert_with(|| {
-                names.push(table);
-                names.len() - 1
-            })
-        };
         let action = |(at, rule): (usize, &&Rule)| match &rule.action {
-            RuleAction::Lookup(table, suppress) => Action::Lookup(place(*table), *suppress),
+            RuleAction::Lookup(table, suppress) => match tables.get(table) {
+                Some(number) => Action::Lookup(*number, *suppress),
+                None => Action::Next,
+            },
             // The first of that priority (`fib_nl_newrule`); the kernel allows only what lies ahead.
             RuleAction::Goto(priority) => match rules.iter().position(|rule| rule.priority == *priority) {
                 Some(target) if target > at => Action::Goto(target),
@@ -120,12 +113,7 @@ impl Rules {
             let RuleSelector { iif, protocol, source_port, destination_port, .. } = &rule.selector;
             iif.as_deref() != Some("lo") && (protocol.is_some() || source_port.is_some() || destination_port.is_some())
         });
-        Rules { family, rules: compiled, names, dissects }
-    }
-
-    /// The tables in the order of the rules' places for them.
-    pub(crate) fn tables(&self, tables: &FamilyTables) -> Box<[Option<Table>]> {
-        self.names.iter().map(|id| tables.table(*id).cloned()).collect()
+        Rules { family, rules: compiled, dissects }
     }
 }
 
@@ -144,7 +132,7 @@ impl Ground<'_> {
                 _ => {}
             }
             let (table, suppress) = match rule.action {
-                Action::Lookup(table, suppress) => (&self.tables[table], suppress),
+                Action::Lookup(table, suppress) => (self.tables.fib(table), suppress),
                 Action::Goto(target) => {
                     at = target;
                     continue;
@@ -153,7 +141,6 @@ impl Ground<'_> {
                 Action::Failed(stop) => return Answer::Failed(stop),
                 Action::Opaque => return Answer::Unclear(Stop::Punt(PuntReason::OpaqueRule)),
             };
-            let Some(table) = table else { continue };
             let found = table.lookup(destination, |length, set| {
                 let found = self.sets.set(*set).iter().find(|candidate| candidate.suits(tos, query.iif))?;
                 Some((length, found.fate))

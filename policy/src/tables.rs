@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::config::Route;
 use crate::fib::{self, Fib};
 use crate::names::{Dscp, Family, Prefix, TableId};
+use crate::slots::Slots;
 
 /// Number of a set of routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -28,7 +29,12 @@ impl SetId {
 pub type RouteSet = Arc<[Route]>;
 
 /// One table: the set of each prefix.
-pub type Table = Fib<SetId>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table {
+    fib: Fib<SetId>,
+    /// A sum over its prefixes and routes, which does not depend on their order.
+    digest: u64,
+}
 
 /// A copy of all tables.
 #[derive(Clone, Debug, Default)]
@@ -39,18 +45,36 @@ pub struct Tables {
 /// The tables of one family, and the sets that their prefixes name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FamilyTables {
-    tables: Arc<BTreeMap<TableId, Table>>,
-    /// For each table a sum over its prefixes and routes, which does not depend on their order.
-    digests: BTreeMap<TableId, u64>,
+    /// The numbers of the tables. A table that lost its last route keeps its own until another needs one: routes come back, and
+    /// all that refers to the table stays.
+    pub(crate) numbers: Arc<BTreeMap<TableId, usize>>,
+    tables: Slots<Table>,
     /// By number; numbers that are free at present have no routes.
-    pub(crate) sets: Arc<Vec<RouteSet>>,
+    pub(crate) sets: Slots<RouteSet>,
     /// Prefixes that are this machine's own in any table, and in how many.
     own: Fib<u32>,
 }
 
 impl FamilyTables {
-    pub(crate) fn table(&self, table: TableId) -> Option<&Table> {
-        self.tables.get(&table)
+    pub(crate) fn fib(&self, number: usize) -> &Fib<SetId> {
+        &self.tables.get(number).fib
+    }
+
+    /// Those that have routes.
+    fn each(&self) -> impl Iterator<Item = (TableId, &Table)> {
+        self.numbers
+            .iter()
+            .map(|(id, number)| (*id, self.tables.get(*number)))
+            .filter(|(_, table)| !table.fib.is_empty())
+    }
+
+    fn table(&self, table: TableId) -> Option<&Table> {
+        self.numbers.get(&table).map(|number| self.tables.get(*number))
+    }
+
+    fn found(&self, table: TableId, prefix: Prefix) -> Option<&RouteSet> {
+        let set = self.table(table)?.fib.get(prefix)?;
+        Some(self.sets.get(set.index()))
     }
 
     /// Whether the address lies in a prefix that is the machine's own in some table.
@@ -58,44 +82,52 @@ impl FamilyTables {
         self.own.lookup(address, |_, _| Some(())).is_some()
     }
 
+    /// The number of a table, which has routes from now on.
+    fn number(&mut self, table: TableId, vacant: &mut BTreeSet<usize>) -> usize {
+        if let Some(number) = self.numbers.get(&table) {
+            vacant.remove(number);
+            return *number;
+        }
+        let numbers = Arc::make_mut(&mut self.numbers);
+        let number = match vacant.pop_first() {
+            Some(number) => {
+                numbers.retain(|_, other| *other != number);
+                number
+            }
+            None => self.tables.push(Table::default()),
+        };
+        numbers.insert(table, number);
+        number
+    }
+
     fn set(&self, set: SetId) -> &[Route] {
-        &self.sets[set.index()]
+        self.sets.get(set.index())
     }
 }
 
 impl Tables {
     /// The routes of exactly this prefix.
     pub fn routes(&self, table: TableId, prefix: Prefix) -> &[Route] {
-        let tables = self.family(prefix.family());
-        let found = tables.table(table).and_then(|table| table.get(prefix));
-        found.map_or(&[], |set| tables.set(*set))
-    }
-
-    fn shared_routes(&self, table: TableId, prefix: Prefix) -> RouteSet {
-        let tables = self.family(prefix.family());
-        let found = tables.table(table).and_then(|table| table.get(prefix));
-        found.map_or_else(|| RouteSet::from([]), |set| tables.sets[set.index()].clone())
+        self.family(prefix.family()).found(table, prefix).map_or(&[], |set| set)
     }
 
     /// The tables that have routes, and how many prefixes.
     pub fn sizes(&self, family: Family) -> impl Iterator<Item = (TableId, usize)> {
-        self.family(family).tables.iter().map(|(id, table)| (*id, table.len()))
+        self.family(family).each().map(|(id, table)| (id, table.fib.len()))
     }
 
     /// Every prefix with its routes, ordered by table, in no particular order within.
     pub fn each(&self, family: Family) -> impl Iterator<Item = (TableId, Prefix, &[Route])> {
         let tables = self.family(family);
-        tables.tables.iter().flat_map(move |(id, table)| {
-            table
-                .iter()
-                .map(move |(address, length, set)| (*id, fib::prefix(family, address, length), tables.set(*set)))
-        })
+        tables
+            .each()
+            .flat_map(move |(id, _)| self.each_of(family, id).map(move |(prefix, routes)| (id, prefix, routes)))
     }
 
     /// The prefixes of one table.
     pub fn each_of(&self, family: Family, table: TableId) -> impl Iterator<Item = (Prefix, &[Route])> {
         let tables = self.family(family);
-        let prefixes = tables.table(table).into_iter().flat_map(Fib::iter);
+        let prefixes = tables.table(table).into_iter().flat_map(|table| table.fib.iter());
         prefixes.map(move |(address, length, set)| (fib::prefix(family, address, length), tables.set(*set)))
     }
 
@@ -111,9 +143,11 @@ impl Tables {
 
     /// The tables in which two copies differ, by their digests.
     pub fn differing(&self, other: &Tables, family: Family) -> Vec<TableId> {
-        let (ours, theirs) = (&self.family(family).digests, &other.family(family).digests);
-        let either: BTreeSet<&TableId> = ours.keys().chain(theirs.keys()).collect();
-        either.into_iter().filter(|table| ours.get(table) != theirs.get(table)).copied().collect()
+        let (ours, theirs) = (self.family(family), other.family(family));
+        let either: BTreeSet<TableId> = ours.each().chain(theirs.each()).map(|(id, _)| id).collect();
+        let content =
+            |tables: &FamilyTables, id| tables.table(id).map_or((0, 0), |table| (table.fib.len(), table.digest));
+        either.into_iter().filter(|id| content(ours, *id) != content(theirs, *id)).collect()
     }
 
     /// Number of prefixes in all tables.
@@ -135,6 +169,8 @@ impl Tables {
 pub struct Rib {
     tables: Tables,
     interned: [Interned; 2],
+    /// Numbers of tables without routes.
+    vacant: [BTreeSet<usize>; 2],
 }
 
 /// Which numbers the sets of one family have.
@@ -154,25 +190,25 @@ impl Rib {
 
     /// Sets the routes of a prefix, in the kernel's order; none removes it. Says whether that changed anything.
     pub fn set(&mut self, table: TableId, prefix: Prefix, routes: &[Route]) -> bool {
-        let had = self.tables.shared_routes(table, prefix);
+        let at = prefix.family() as usize;
+        let (family, interned) = (&mut self.tables.families[at], &mut self.interned[at]);
+        let had = family.found(table, prefix).map_or(&[] as &[Route], |set| set);
         if *had == *routes {
             return false;
         }
-        let was_own = is_own(&had);
-        let family = &mut self.tables.families[prefix.family() as usize];
-        let interned = &mut self.interned[prefix.family() as usize];
+        let was_own = is_own(had);
+        let change = digest(table, prefix, routes).wrapping_sub(digest(table, prefix, had));
         let new = (!routes.is_empty()).then(|| interned.number(routes, &mut family.sets));
-        let tables = Arc::make_mut(&mut family.tables);
+        let vacant = &mut self.vacant[at];
+        let number = family.number(table, vacant);
+        let stored = family.tables.get_mut(number);
         let old = match new {
-            Some(set) => tables.entry(table).or_default().insert(prefix, set),
-            None => tables.get_mut(&table).and_then(|table| table.remove(prefix)),
+            Some(set) => stored.fib.insert(prefix, set),
+            None => stored.fib.remove(prefix),
         };
-        let change = digest(table, prefix, routes).wrapping_sub(digest(table, prefix, &had));
-        let sum = family.digests.entry(table).or_default();
-        *sum = sum.wrapping_add(change);
-        if tables.get(&table).is_some_and(Fib::is_empty) {
-            tables.remove(&table);
-            family.digests.remove(&table);
+        stored.digest = stored.digest.wrapping_add(change);
+        if stored.fib.is_empty() {
+            vacant.insert(number);
         }
         if let Some(old) = old {
             interned.release(old, &mut family.sets);
@@ -190,6 +226,7 @@ impl Rib {
         let at = family as usize;
         self.tables.families[at] = std::mem::take(&mut other.tables.families[at]);
         self.interned[at] = std::mem::take(&mut other.interned[at]);
+        self.vacant[at] = std::mem::take(&mut other.vacant[at]);
     }
 
     /// Adds a route behind those of its prefix that the kernel asks before it, and behind its equals.
@@ -208,16 +245,15 @@ pub fn rank(route: &Route) -> (Reverse<Dscp>, u32) {
 
 impl Interned {
     /// The number of a set, which one more prefix has from now on.
-    fn number(&mut self, routes: &[Route], sets: &mut Arc<Vec<RouteSet>>) -> SetId {
+    fn number(&mut self, routes: &[Route], sets: &mut Slots<RouteSet>) -> SetId {
         if let Some(set) = self.numbers.get(routes) {
             self.uses[set.index()] += 1;
             return *set;
         }
         let shared: RouteSet = routes.into();
-        let sets = Arc::make_mut(sets);
         let set = match self.free.pop() {
             Some(set) => {
-                sets[set.index()] = shared.clone();
+                *sets.get_mut(set.index()) = shared.clone();
                 self.uses[set.index()] = 1;
                 set
             }
@@ -231,11 +267,11 @@ impl Interned {
         set
     }
 
-    fn release(&mut self, set: SetId, sets: &mut Arc<Vec<RouteSet>>) {
+    fn release(&mut self, set: SetId, sets: &mut Slots<RouteSet>) {
         let uses = &mut self.uses[set.index()];
         *uses -= 1;
         if *uses == 0 {
-            let routes = std::mem::replace(&mut Arc::make_mut(sets)[set.index()], Arc::new([]));
+            let routes = std::mem::take(sets.get_mut(set.index()));
             self.numbers.remove(&routes);
             self.free.push(set);
         }

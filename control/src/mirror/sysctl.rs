@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 
 use shunt_policy::config::{HashPolicy, RpFilter, Spreading};
 
@@ -108,8 +109,10 @@ fn read(family: &str, interface: &str, key: &str) -> Option<u32> {
 
 /// Decimal or, as the hash fields are printed, hexadecimal.
 fn parse(path: &str) -> Option<u32> {
-    let text = fs::read_to_string(path).ok()?;
-    let text = text.trim();
+    // There are many and they are read often: one read each, into no memory of its own.
+    let mut bytes = [0; 64];
+    let length = fs::File::open(path).and_then(|mut file| file.read(&mut bytes)).ok()?;
+    let text = str::from_utf8(&bytes[..length]).ok()?.trim();
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),

@@ -155,6 +155,11 @@ impl Daemon {
         self.status()["policy"]["generation"].as_u64().expect("a number")
     }
 
+    /// Of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn socket(&self) -> &str {
         &self.socket
     }

@@ -286,7 +286,7 @@ fn spreading() -> impl Strategy<Value = Spreading> {
         .prop_map(|(policy4, policy6, seed, use_neighbours)| Spreading { policy4, policy6, seed, use_neighbours })
 }
 
-fn route() -> impl Strategy<Value = (TableId, Prefix, Route)> {
+pub fn route() -> impl Strategy<Value = (TableId, Prefix, Route)> {
     family().prop_flat_map(|family| {
         let hops = prop_oneof![
             20 => leg(family).prop_map(|leg| Hops::Legs(Box::new([leg]))),

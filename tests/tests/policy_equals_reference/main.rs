@@ -8,7 +8,8 @@ mod arbitrary;
 use std::collections::HashMap;
 
 use proptest::test_runner::{Config as Settings, TestRunner};
-use shunt_policy::{Generation, Stop, compile, reference};
+use shunt_policy::config::{Hops, Route, RouteKind};
+use shunt_policy::{Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, compile, recompile, reference};
 
 /// Configurations; each is asked [`QUERIES`] times.
 const CONFIGURATIONS: u32 = 20_000;
@@ -43,6 +44,59 @@ fn compiled_equals_reference_on_a_million_pairs() {
         assert!(ends.get(&reason).copied().unwrap_or(0) > 100, "the generator hardly reaches {reason:?}");
     }
     assert!(ends["forward"] > 50_000, "the generator hardly forwards");
+}
+
+/// Routes come and go, one at a time; what is compiled at the cost of the change answers as the literal reference does.
+#[test]
+fn recompiled_equals_reference() {
+    let settings = Settings { cases: 1000, failure_persistence: None, ..Settings::default() };
+    let change = (arbitrary::route(), proptest::bool::ANY);
+    let strategy = (
+        arbitrary::config(),
+        proptest::collection::vec(change, 1..30),
+        proptest::collection::vec(arbitrary::query(), 10),
+    );
+    let result = TestRunner::new(settings).run(&strategy, |(mut config, changes, queries)| {
+        // So many that they do not stand together, and that some numbers are free.
+        let mut rib = Rib::default();
+        for number in 0..150 {
+            rib.set(OTHER, host_prefix(number), &[plain(number.into())]);
+        }
+        for family in Family::BOTH {
+            for (table, prefix, routes) in config.tables.each(family) {
+                rib.set(table, prefix, routes);
+            }
+        }
+        config.tables = rib.tables().clone();
+        let mut policy = compile(&config, Generation(0));
+        for (at, ((table, prefix, route), comes)) in changes.into_iter().enumerate() {
+            if comes {
+                rib.append(table, prefix, route);
+            } else {
+                rib.set(table, prefix, &[]);
+            }
+            rib.set(OTHER, host_prefix(at as u8), &[]);
+            config.tables = rib.tables().clone();
+            policy = recompile(&config, Generation(at as u64), &policy);
+            for query in &queries {
+                let trace = reference::trace(&config, query);
+                proptest::prop_assert_eq!(policy.decide(query), trace.end, "query {:?}\n{:#?}", query, trace.steps);
+            }
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A table that no rule names.
+const OTHER: TableId = TableId(9000);
+
+fn plain(metric: u32) -> Route {
+    Route::new(metric, RouteKind::Unicast(Hops::one(Ifindex(2), None)))
+}
+
+fn host_prefix(host: u8) -> Prefix {
+    Prefix::host([203, 0, 113, host].into())
 }
 
 /// The ends that the policy can decide; the others belong to the frame parser, the ports and the mirror.
