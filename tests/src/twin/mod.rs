@@ -75,7 +75,9 @@ pub fn in_short(packet: &Packet, outcome: &Outcome) -> String {
         let icmp = if packet.source.is_ipv4() { 14 + usize::from(frame[14] & 15) * 4 } else { 54 };
         format!("p{port}:{}/{}", frame[icmp], frame[icmp + 1])
     };
-    outcome.iter().map(frame).collect::<Vec<_>>().join("+")
+    let mut frames: Vec<String> = outcome.iter().map(frame).collect();
+    frames.sort();
+    frames.join("+")
 }
 
 impl Outcomes {

@@ -314,7 +314,7 @@ fn privileged_d28_a_packet_that_turns_back_brings_a_redirect() {
     let stranger = Packet::udp(0, SOURCE, "192.0.2.1");
     let neighbour6 = Packet::udp(0, &net6(0, HOSTS[0]), "2001:db8:55::1");
     // Not to whom the way back leads by a gateway.
-    rows.expect_by_anybody(&[(neighbour, "p0:5/1+p0"), (stranger, "p0"), (neighbour6, "p0+p0:137/0")]);
+    rows.expect_by_anybody(&[(neighbour, "p0+p0:5/1"), (stranger, "p0"), (neighbour6, "p0+p0:137/0")]);
     rows.set(&[Command::sysctl("ipv4/conf/p0/shared_media", 0)]);
     rows.ways(&[Packet::udp(0, &net4(0, HOSTS[1]), "192.0.2.1"), Packet::udp(0, &behind4(0, 77), "192.0.2.1")]);
     rows.set(&[Command::sysctl("ipv4/conf/p0/send_redirects", 0), Command::sysctl("ipv4/conf/all/send_redirects", 0)]);
