@@ -52,7 +52,7 @@ impl Policy {
         Ok(Egress { port, oif: hop.oif, source, destination, mark })
     }
 
-    fn ground<'a>(&'a self, family: &'a FamilyPolicy) -> Ground<'a> {
+    pub(crate) fn ground<'a>(&'a self, family: &'a FamilyPolicy) -> Ground<'a> {
         Ground {
             rules: &family.rules,
             tables: &family.tables,

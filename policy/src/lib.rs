@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod query;
 pub mod reference;
 mod routes;
+mod routing;
 mod rules;
 pub mod tables;
 
@@ -24,4 +25,5 @@ pub use compile::{Policy, compile, recompile};
 pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
 pub use outcome::{DropReason, Egress, PassReason, PuntReason, Stop};
 pub use query::{Query, Transport};
+pub use routing::{NextHop, Routing};
 pub use tables::{Rib, Tables};
