@@ -115,18 +115,20 @@ impl Oracle {
     }
 
     /// Whether the kernel chooses the same leg of a multipath route when it is asked as when the packet comes. IPv4 hashes a packet
-    /// made up for the purpose (`inet_rtm_getroute_build_skb`); IPv6 hashes without one, and then has the flow label in network
-    /// order where the dissector of a real packet has it in host order (`rt6_multipath_hash`).
+    /// made up for the purpose (`inet_rtm_getroute_build_skb`), and does. IPv6 hashes without one (`rt6_multipath_hash`): it then
+    /// has the flow label in network order where the dissector of a real packet has it in host order, and mixes chosen fields
+    /// otherwise (`rt6_multipath_custom_hash_fl6`).
     pub fn chooses_alike(&self, query: &Query, routing: &Routing, spreading: &Spreading) -> bool {
-        // A seed of the kernel's own is not known to us.
-        let Some(_) = spreading.seed else { return false };
-        if query.family() == Family::V4 || query.flow_label == 0 {
-            return true;
+        let Spreading { policy4: _, policy6, seed, use_neighbours: _ } = *spreading;
+        // The kernel's own seed is not known to us.
+        if seed.is_none() {
+            return false;
         }
-        match spreading.policy6 {
-            HashPolicy::L4 => true,
-            HashPolicy::L3 => self.takes_label && !routing.dissected,
-            HashPolicy::Inner | HashPolicy::Custom(_) | HashPolicy::Unknown => false,
+        match (query.family(), policy6) {
+            (Family::V4, _) | (Family::V6, HashPolicy::L4) => true,
+            (Family::V6, HashPolicy::L3) => query.flow_label == 0 || self.takes_label && !routing.dissected,
+            (Family::V6, HashPolicy::Inner) => query.flow_label == 0,
+            (Family::V6, HashPolicy::Custom(_) | HashPolicy::Unknown) => false,
         }
     }
 
@@ -162,7 +164,10 @@ impl Oracle {
 fn fixed(family: Family, [destination, source]: [u8; 2], tos: u8) -> [u8; FIXED] {
     let mut fixed = [0; FIXED];
     fixed[..4].copy_from_slice(&[number(family), destination, source, tos]);
-    fixed[8..].copy_from_slice(&LOOKUP_TABLE.to_ne_bytes());
+    // IPv6 names the table unasked, and refuses the flag (`inet6_rtm_valid_getroute_req`).
+    if family == Family::V4 {
+        fixed[8..].copy_from_slice(&LOOKUP_TABLE.to_ne_bytes());
+    }
     fixed
 }
 
