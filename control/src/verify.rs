@@ -81,7 +81,7 @@ impl<'a> Expected<'a> {
         let spread = routing.legs.len() > 1 && !alike;
         let reason = match outcome {
             Ok(_) if spread => return Some(Expected::Onward(&routing.legs)),
-            Ok(egress) => return Some(Expected::By(NextHop { oif: egress.oif(), ..routing.taken? })),
+            Ok(egress) => return Some(Expected::By(next_hop(egress, routing))),
             Err(Stop::Drop(BlackholeRule | BlackholeRoute)) => return Some(Expected::Refused(&[libc::EINVAL])),
             Err(Stop::Drop(_)) => return None,
             Err(Stop::Punt(reason)) => reason,
@@ -270,14 +270,15 @@ impl Verifier {
     }
 }
 
+/// Where a packet was sent.
+fn next_hop(egress: Egress, routing: &Routing) -> NextHop {
+    NextHop { oif: egress.oif(), via: routing.taken.and_then(|taken| taken.via) }
+}
+
 fn in_words(policy: &Policy, query: &Query, outcome: Result<Egress, Stop>) -> String {
-    match outcome {
-        Ok(egress) => {
-            let taken = policy.routing(query).ok().and_then(|routing| routing.taken);
-            let next_hop = NextHop { oif: egress.oif(), via: taken.and_then(|taken| taken.via) };
-            next_hop_in_words(&next_hop, &policy.config().links)
-        }
-        Err(stop) => stop.to_string(),
+    match (outcome, policy.routing(query)) {
+        (Ok(egress), Ok(routing)) => next_hop_in_words(&next_hop(egress, &routing), &policy.config().links),
+        (Err(stop), _) | (Ok(_), Err(stop)) => stop.to_string(),
     }
 }
 

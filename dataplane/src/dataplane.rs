@@ -144,9 +144,9 @@ impl Dataplane {
         self.publisher.collect();
     }
 
-    /// Decisions that the workers have made lately, at most `most` of them, of each worker as many.
+    /// Decisions that the workers have made lately: about `most` in all, of each worker at least one.
     pub fn take_samples(&mut self, most: usize) -> Vec<Sample> {
-        let each = most / self.samples.len().max(1);
+        let each = (most / self.samples.len().max(1)).max(1);
         self.samples.iter_mut().flat_map(|samples| samples.take(each)).collect()
     }
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use etherparse::icmpv4::{RedirectCode, RedirectHeader};
+use etherparse::{Icmpv4Type, PacketBuilder};
 use serde_json::{Value, json};
 use shunt_control::mirror::Mirror;
 use shunt_control::mirror::oracle::{Answer, Kind, Oracle, Route};
@@ -315,6 +317,53 @@ fn privileged_live_decisions_are_the_kernels() {
     streams.into_iter().for_each(|stream| drop(stream.finish()));
     assert!(shunt.status()["verify"]["compared"].as_u64() >= Some(800));
     assert_eq!(shunt.terminate().code, 0);
+}
+
+/// A gateway that sends the router elsewhere: the kernel takes that to heart for this destination, in no table that anybody can
+/// dump beforehand. What the mirror cannot see, `verify` finds.
+#[test]
+fn privileged_what_the_mirror_cannot_see_is_found() {
+    let net = TwoWays::new();
+    let router = &net.router;
+    // Off on a router unless somebody wants it.
+    router.run("sysctl -qw net.ipv4.conf.all.accept_redirects=1 net.ipv4.conf.eth1.accept_redirects=1");
+    router.run("sysctl -qw net.ipv4.conf.all.secure_redirects=0 net.ipv4.conf.eth1.secure_redirects=0");
+    router.run("ip neigh add 198.51.100.66 lladdr 02:00:5e:00:53:66 dev eth1 nud permanent");
+    let shunt = router.start_shunt("");
+    net.fast.wire("eth0").send(&redirect(net.fast.mac("eth0"), router.mac("eth1")));
+    let told = "ip route get 198.18.0.25 from 192.0.2.10 iif eth0";
+    let taken = eventually(Duration::from_secs(2), || router.run(told).contains("via 198.51.100.66").then_some(()));
+    assert!(taken.is_some(), "the kernel did not take the redirect: {}", router.run(told));
+
+    let stream = Stream::start(&net.client, TwoWays::SERVER, 5000, Duration::from_millis(5));
+    let output = router.shunt(&format!("verify --samples 100 --seconds 3 --socket {}", shunt.socket()));
+    stream.finish();
+    assert_eq!(output.code, 1, "{output:?}");
+    for line in ["DIVERGES  iif eth0 192.0.2.10 -> 198.18.0.25 proto 17", "ours    via 198.51.100.10 dev eth1"] {
+        assert!(output.stdout.contains(line), "{output:?}");
+    }
+    assert!(output.stdout.contains("kernel  via 198.51.100.66 dev eth1"), "{output:?}");
+    let status = shunt.status();
+    assert!(status["verify"]["divergence_total"].as_u64() > Some(0), "{status:#}");
+    let explained = shunt.explain_text("--iif eth0 --src 192.0.2.10 --dst 198.18.0.25 --proto udp");
+    assert!(explained.contains("kernel  via 198.51.100.66 dev eth1 (differs)"), "{explained}");
+    assert!(explained.contains("WARNING the kernel decides otherwise"), "{explained}");
+    // Every other end of a daemon in the lab fails by such a thing.
+    let unnoticed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shunt.terminate()));
+    assert!(unnoticed.is_err(), "the lab does not look");
+}
+
+/// ICMP: what 198.51.100.1 sends to the server goes better by 198.51.100.66 (RFC 792).
+fn redirect(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
+    let (gateway, router) = ([198, 51, 100, 10], [198, 51, 100, 1]);
+    let mut quoted = Vec::new();
+    let echo = PacketBuilder::ipv4(router, [198, 18, 0, 25], 64).icmpv4_echo_reply(1, 1);
+    echo.write(&mut quoted, &[]).expect("a vector takes everything");
+    let header = RedirectHeader { code: RedirectCode::RedirectForHost, gateway_internet_address: [198, 51, 100, 66] };
+    let icmp = PacketBuilder::ethernet2(from, to).ipv4(gateway, router, 64).icmpv4(Icmpv4Type::Redirect(header));
+    let mut frame = Vec::new();
+    icmp.write(&mut frame, &quoted).expect("a vector takes everything");
+    frame
 }
 
 /// The daemon's side of the socket, told by a script: what `shunt verify` makes of a divergence.

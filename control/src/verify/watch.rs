@@ -25,7 +25,7 @@ pub fn watch<E>(args: &VerifyArgs, mut status: impl FnMut() -> Result<Value, E>)
         let more = |key: &str| number(&now[key]).saturating_sub(number(&before[key]));
         let patience = Duration::from_secs(args.seconds);
         let over = more("compared") >= args.samples || start.elapsed() >= patience;
-        let settled = now["pending"] == 0 || start.elapsed() >= patience + SETTLING;
+        let settled = now["pending"] == 0 || more("divergence_total") > 0 || start.elapsed() >= patience + SETTLING;
         if !over || !settled {
             std::thread::sleep(PACE);
             continue;
