@@ -10,6 +10,8 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use shunt_dataplane::packet::Packet;
+use shunt_dataplane::sample;
+use shunt_dataplane::xsk::BATCH;
 use shunt_policy::config::{
     BaseChain, ChainPolicy, ChainRule, Config, Hops, InterfacePattern, Link, MarkMatch, Match, Neighbour, Origin,
     PortRange, Route, RouteKind, Rule, RuleAction, RuleSelector, Source, Target, Test,
@@ -113,5 +115,26 @@ fn packet_path(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, packet_path);
+/// What it costs to keep a decision of a full burst for comparison with the kernel, by packet of the burst.
+fn samples(criterion: &mut Criterion) {
+    let burst = vec![mail(); BATCH];
+    let policy = policy(1, 0);
+    let mut group = criterion.benchmark_group("samples");
+    group
+        .throughput(Throughput::Elements(BATCH as u64))
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    for (name, taken) in [("nobody has taken the last", 0), ("each is taken at once", 1)] {
+        let (mut sampler, mut samples) = sample::channel();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                sampler.offer(black_box(&burst), LAN, &policy);
+                samples.take(taken).count()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, packet_path, samples);
 criterion_main!(benches);

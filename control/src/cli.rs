@@ -26,6 +26,8 @@ pub enum Command {
     Check(AskArgs),
     /// Follow one packet through the rules
     Explain(ExplainArgs),
+    /// Hold the running daemon's decisions against the kernel's, under live traffic
+    Verify(VerifyArgs),
 }
 
 #[derive(Args, Debug, Default)]
@@ -58,6 +60,18 @@ pub struct AskArgs {
     /// Control socket of the daemon
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// End when so many decisions have been compared
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub samples: u64,
+    /// End after so many seconds
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 #[derive(Args, Debug)]

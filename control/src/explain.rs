@@ -1,5 +1,6 @@
 //! `shunt explain`: the way of one packet, told by the literal reference and checked against the compiled policy.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use shunt_policy::{Family, Mark, Policy, Query, Transport};
 
 use crate::cli::ExplainArgs;
 use crate::mirror::TableNames;
+use crate::mirror::oracle::Oracle;
+use crate::verify;
 
 /// The packet of which the operator asks.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -41,6 +44,22 @@ impl From<&ExplainArgs> for Packet {
 }
 
 impl Packet {
+    /// The packet of a decision.
+    pub fn of(query: &Query, config: &Config) -> Self {
+        let (sport, dport) = query.dissected_ports();
+        let iif = config.links.iter().find(|link| link.ifindex == query.iif);
+        Packet {
+            iif: iif.map_or_else(|| format!("if{}", query.iif.0), |link| link.name.clone()),
+            src: query.source,
+            dst: query.destination,
+            proto: query.protocol,
+            sport,
+            dport,
+            tos: query.tos,
+            mark: query.mark.0,
+        }
+    }
+
     /// A short packet of this kind. Errors are for the operator.
     fn query(&self, config: &Config) -> Result<Query, String> {
         let Some(link) = config.links.iter().find(|link| link.name == self.iif) else {
@@ -72,8 +91,15 @@ impl Packet {
     }
 }
 
-/// The answer as JSON: `steps`, `mark_in`, `mark_out`, `end`, `oif`, `agreed`.
-pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames) -> Result<Value, String> {
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Packet { iif, src, dst, proto, sport, dport, tos, mark } = self;
+        write!(f, "iif {iif} {src} -> {dst} proto {proto} sport {sport} dport {dport} tos {tos:#04x} mark {mark:#x}")
+    }
+}
+
+/// The answer as JSON: `steps`, `mark_in`, `mark_out`, `kernel`, `end`, `oif`, `agreed`.
+pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames, oracle: &mut Oracle) -> Result<Value, String> {
     let config = policy.config();
     let query = packet.query(config)?;
     let trace = reference::trace(config, &query);
@@ -83,10 +109,16 @@ pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames) -> Result<V
         Ok(_) => ("forward".to_owned(), String::new()),
         Err(stop) => (stop.to_string(), meaning(stop).to_owned()),
     };
+    let checked = verify::check(policy, &query, trace.end, oracle);
     Ok(json!({
         "steps": trace.steps.iter().map(|step| said(step, names)).collect::<Vec<_>>(),
         "mark_in": packet.mark,
         "mark_out": trace.mark.0,
+        "kernel": {
+            "answer": checked.kernel_in_words(config),
+            // Null where one does not say what the other should be.
+            "same": checked.same,
+        },
         "end": end,
         "meaning": meaning,
         "oif": oif.map(|link| link.name.as_str()),
@@ -115,14 +147,18 @@ fn said(step: &Step, names: &TableNames) -> String {
 
 /// The answer as text for the terminal.
 pub fn text(packet: &Packet, answer: &Value) -> String {
-    let Packet { iif, src, dst, proto, sport, dport, tos, mark } = packet;
-    let mut lines = vec![format!(
-        "packet  iif {iif} {src} -> {dst} proto {proto} sport {sport} dport {dport} tos {tos:#04x} mark {mark:#x}"
-    )];
+    let mut lines = vec![format!("packet  {packet}")];
     for step in answer["steps"].as_array().into_iter().flatten() {
         lines.push(format!("        {}", step.as_str().unwrap_or_default()));
     }
-    lines.push(format!("mark    {mark:#x} -> {:#x}", answer["mark_out"].as_u64().unwrap_or_default()));
+    lines.push(format!("mark    {:#x} -> {:#x}", packet.mark, answer["mark_out"].as_u64().unwrap_or_default()));
+    let kernel = &answer["kernel"];
+    let same = match kernel["same"].as_bool() {
+        Some(true) => " (same)",
+        Some(false) => " (differs)",
+        None => "",
+    };
+    lines.push(format!("kernel  {}{same}", kernel["answer"].as_str().unwrap_or_default()));
     let mut end = format!("end     {}", answer["end"].as_str().unwrap_or_default());
     if let Some(oif) = answer["oif"].as_str() {
         end += &format!(" by {oif}");
@@ -135,6 +171,13 @@ pub fn text(packet: &Packet, answer: &Value) -> String {
     if answer["agreed"] == false {
         lines.push(
             "WARNING the workers' compiled policy decides otherwise: this is a defect of shunt, please report it"
+                .into(),
+        );
+    }
+    if kernel["same"] == false {
+        lines.push(
+            "WARNING the kernel decides otherwise: unless a rule or route has changed this very moment, this is a defect of \
+             shunt, please report it"
                 .into(),
         );
     }

@@ -10,3 +10,4 @@ pub mod socket;
 pub mod status;
 pub mod supervisor;
 pub mod translate;
+pub mod verify;

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::Value;
-use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs};
+use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs, VerifyArgs};
 use shunt_control::settings::Settings;
 use shunt_control::socket::{Answer, Question, SocketError, ask};
+use shunt_control::verify::watch;
 use shunt_control::{explain, ports, status, supervisor};
 
 /// The operator's mistake, or the machine's refusal: nothing was changed.
 const REFUSED: u8 = 2;
+/// `shunt verify` has found a decision that is not the kernel's.
+const DIVERGED: u8 = 1;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -19,6 +22,11 @@ fn main() -> ExitCode {
         Command::Status(args) => show(&args, &Question::Status, status::text),
         Command::Check(args) => check(&args),
         Command::Explain(args) => explained(&args),
+        Command::Verify(args) => match verified(&args) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(DIVERGED),
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,4 +83,12 @@ fn check(args: &AskArgs) -> anyhow::Result<()> {
 fn explained(args: &ExplainArgs) -> anyhow::Result<()> {
     let packet = explain::Packet::from(args);
     show(&args.ask, &Question::Explain(packet.clone()), |answer| explain::text(&packet, answer))
+}
+
+/// Says whether every decision was the kernel's.
+fn verified(args: &VerifyArgs) -> anyhow::Result<bool> {
+    let report = watch::watch(args, || asked(&args.ask.socket, &Question::Status))?;
+    print(args.ask.json, &report, watch::text)?;
+    anyhow::ensure!(report["compared"] != 0, "nothing could be compared: it takes traffic that the workers see");
+    Ok(report["divergences"] == 0)
 }

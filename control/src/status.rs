@@ -9,6 +9,7 @@ use shunt_policy::{DropReason, Generation, PassReason, Policy, PuntReason};
 use crate::mirror::MirrorHealth;
 use crate::ports::Left;
 use crate::translate::{Item, Standing};
+use crate::verify::{self, Verifier};
 
 /// Everything that `shunt status` tells.
 pub struct Report<'a> {
@@ -22,6 +23,7 @@ pub struct Report<'a> {
     pub counters: Counters,
     pub health: MirrorHealth,
     pub stale: bool,
+    pub verifier: &'a Verifier,
 }
 
 /// The stable, machine-readable form.
@@ -56,6 +58,7 @@ pub fn json(report: &Report<'_>) -> Value {
             "retried_dumps": health.counts.retried_dumps,
             "undecodable": health.undecodable,
         },
+        "verify": report.verifier.json(),
     })
 }
 
@@ -131,6 +134,7 @@ pub fn text(status: &Value) -> String {
             mirror["lost_events"], mirror["resyncs"], mirror["undecodable"]
         )),
     }
+    lines.extend(verify::text(&status["verify"]));
     let counters = &status["counters"];
     lines.push(format!("forwarded {}", counters["forwarded"]));
     for kind in ["dropped", "punted", "passed"] {

@@ -21,6 +21,7 @@ use crate::settings::Settings;
 use crate::socket::{Answer, Question, Server, SocketError};
 use crate::status;
 use crate::translate::{Translation, translate};
+use crate::verify::{self, Verifier};
 
 /// How often retired policies are freed and the slow checks made.
 const TICK: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ pub enum RunError {
     Selection(#[from] SelectionError),
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("cannot ask the kernel for routes: {0}")]
+    Oracle(io::Error),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
 }
@@ -97,6 +100,7 @@ struct Supervisor {
     reopen: bool,
     /// The mirror is stale and the ports are handed to the kernel.
     stale: bool,
+    verifier: Verifier,
 }
 
 impl Supervisor {
@@ -114,6 +118,7 @@ impl Supervisor {
             opened: Instant::now(),
             reopen: false,
             stale: false,
+            verifier: Verifier::open().map_err(RunError::Oracle)?,
         };
         supervisor.open(mirror)?;
         Ok(supervisor)
@@ -213,6 +218,7 @@ impl Supervisor {
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.collect();
         }
+        self.verify(mirror);
         let stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
         if stale != self.stale {
             self.stale = stale;
@@ -232,11 +238,21 @@ impl Supervisor {
         }
     }
 
-    fn answer(&self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
+    /// Holds what the workers have decided lately against the kernel.
+    fn verify(&mut self, mirror: &Mirror) {
+        let samples = self.dataplane.as_mut().map(|dataplane| dataplane.take_samples(verify::AT_ONCE));
+        let health = mirror.health();
+        let in_step = health.fault.is_none() && !health.in_doubt;
+        self.verifier.turn(samples.unwrap_or_default(), &self.policy, in_step, Instant::now());
+    }
+
+    fn answer(&mut self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
         match question {
             Question::Status => Ok(status::json(&self.report(mirror))),
             Question::Check => Ok(status::check_json(&self.translation.report(mirror.view()))),
-            Question::Explain(packet) => explain::explain(packet, &self.policy, &mirror.view().table_names),
+            Question::Explain(packet) => {
+                explain::explain(packet, &self.policy, &mirror.view().table_names, self.verifier.oracle())
+            }
         }
     }
 
@@ -255,6 +271,7 @@ impl Supervisor {
             counters,
             health: mirror.health(),
             stale: self.stale,
+            verifier: &self.verifier,
         }
     }
 

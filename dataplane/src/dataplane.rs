@@ -15,6 +15,7 @@ use shunt_policy::{Generation, Ifindex, Mac, Policy, PortId};
 use crate::counters::{Counters, WorkerCounters};
 use crate::error::OpenError;
 use crate::port::Port;
+use crate::sample::{Sample, Samples};
 use crate::snapshot::Publisher;
 use crate::status::{PortStatus, StopReport, WorkerStatus};
 use crate::worker::doorbell::Doorbell;
@@ -74,6 +75,7 @@ pub struct Dataplane {
     publisher: Publisher,
     counters: Vec<Arc<CachePadded<WorkerCounters>>>,
     doorbells: Vec<Arc<Doorbell>>,
+    samples: Vec<Samples>,
     local: HashSet<IpAddr>,
     taps: Taps,
     depot: Arc<Depot>,
@@ -140,6 +142,12 @@ impl Dataplane {
     /// Frees the policies that no worker uses any more.
     pub fn collect(&mut self) {
         self.publisher.collect();
+    }
+
+    /// Decisions that the workers have made lately: about `most` in all, of each worker at least one.
+    pub fn take_samples(&mut self, most: usize) -> Vec<Sample> {
+        let each = (most / self.samples.len().max(1)).max(1);
+        self.samples.iter_mut().flat_map(|samples| samples.take(each)).collect()
     }
 
     /// The oldest generation that a worker still uses.

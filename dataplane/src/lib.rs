@@ -3,7 +3,8 @@
 //! [`Dataplane`] is what the control side holds. Inside, one [`worker`] per core owns queues of ports ([`port`]), asks
 //! the policy it last adopted ([`snapshot`]), and acts on the answer of [`forward`](forward::forward): rewrite and
 //! transmit, [`punt`] to the kernel, or drop. What a worker never sees, the XDP program (`bpf/redirect.bpf.c`) leaves
-//! to the kernel. [`sim`] runs the same workers on plain memory, without privileges or a kernel.
+//! to the kernel. A few decisions are kept as a [`sample`]. [`sim`] runs the same workers on plain memory, without
+//! privileges or a kernel.
 
 pub mod counters;
 mod dataplane;
@@ -12,6 +13,7 @@ pub mod forward;
 pub mod packet;
 pub mod port;
 pub mod punt;
+pub mod sample;
 pub mod sim;
 pub mod snapshot;
 mod status;
@@ -21,5 +23,6 @@ pub mod xsk;
 pub use counters::Counters;
 pub use dataplane::{Dataplane, Options, PortSpec, XdpMode, ZeroCopy};
 pub use error::OpenError;
+pub use sample::Sample;
 pub use status::{PortStatus, StopReport, WorkerStatus};
 pub use xsk::has_tcx_programs;

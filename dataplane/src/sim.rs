@@ -10,6 +10,7 @@ use shunt_policy::{Generation, Ifindex, Policy, PortId};
 use crate::counters::Counters;
 use crate::port::Port;
 use crate::punt::Punt;
+use crate::sample::Sample;
 use crate::status::WorkerStatus;
 use crate::worker::Queue;
 use crate::worker::Worker;
@@ -253,6 +254,11 @@ impl Router {
     /// Leaves a newer policy for the workers.
     pub fn publish(&mut self, policy: Arc<Policy>) {
         self.assembled.publisher.publish(policy);
+    }
+
+    /// Takes the decisions that all workers have kept.
+    pub fn take_samples(&mut self) -> Vec<Sample> {
+        self.assembled.samples.iter_mut().flat_map(|samples| samples.take(usize::MAX)).collect()
     }
 
     /// Frees the policies that workers have retired. Returns how many references came back.

@@ -14,6 +14,7 @@ use crate::counters::WorkerCounters;
 use crate::forward::forward;
 use crate::port::Port;
 use crate::punt::Punt;
+use crate::sample::Sampler;
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
 use handover::{Exchange, Handed};
@@ -47,6 +48,7 @@ pub struct Worker<P, K> {
     pool: Pool,
     punt: K,
     counters: Arc<CachePadded<WorkerCounters>>,
+    samples: Sampler,
     /// Received and not yet dealt with; kept for its memory.
     batch: Vec<Frame>,
     /// Frames that still waited to be sent after the last flush.
@@ -62,13 +64,15 @@ pub struct Parts<P, K> {
     pub pool: Pool,
     pub punt: K,
     pub counters: Arc<CachePadded<WorkerCounters>>,
+    pub samples: Sampler,
 }
 
 impl<P: Port, K: Punt> Worker<P, K> {
     pub fn new(parts: Parts<P, K>) -> Self {
-        let Parts { policy, queues, ways, exchange, pool, punt, counters } = parts;
+        let Parts { policy, queues, ways, exchange, pool, punt, counters, samples } = parts;
         counters.adopted(policy.generation());
-        Worker { policy, queues, ways, exchange, pool, punt, counters, batch: Vec::with_capacity(BATCH), waiting: 0 }
+        let batch = Vec::with_capacity(BATCH);
+        Worker { policy, queues, ways, exchange, pool, punt, counters, samples, batch, waiting: 0 }
     }
 
     /// One turn over all queues and inboxes. Returns how many frames were dealt with; 0 means there was nothing to do.
@@ -97,6 +101,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
         let received = batch.len();
         if received > 0 {
             self.counters.received.add(received as u64);
+            self.samples.offer(&batch, iif, self.policy.current());
         }
         for frame in batch.drain(..) {
             self.dispatch(frame, port, iif);

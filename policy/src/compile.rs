@@ -60,6 +60,8 @@ pub(crate) struct LinkFacts {
     pub(crate) src_valid_mark: bool,
     pub(crate) accept_local: bool,
     pub(crate) has_address4: bool,
+    redirected4: bool,
+    redirected6: bool,
     mtu: u32,
     mtu6: u32,
     pub(crate) egress: Result<(PortId, Mac), PuntReason>,
@@ -215,6 +217,8 @@ impl LinkFacts {
             src_valid_mark: link.src_valid_mark,
             accept_local: link.accept_local,
             has_address4: link.has_address4,
+            redirected4: link.redirected4,
+            redirected6: link.redirected6,
             mtu: link.mtu,
             mtu6: link.mtu6,
             egress,
@@ -225,6 +229,13 @@ impl LinkFacts {
         match family {
             Family::V4 => self.forwarding4,
             Family::V6 => self.forwarding6,
+        }
+    }
+
+    pub(crate) fn is_redirected(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.redirected4,
+            Family::V6 => self.redirected6,
         }
     }
 

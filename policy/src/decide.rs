@@ -37,6 +37,9 @@ impl Policy {
             return Err(Stop::Punt(PuntReason::Redirect));
         }
         let Some(egress) = self.links.facts.get(&hop.oif) else { return Err(Stop::Punt(PuntReason::EgressDown)) };
+        if hop.via.is_some() && egress.is_redirected(query.family()) {
+            return Err(Stop::Punt(PuntReason::Redirected));
+        }
         if query.length > egress.mtu(query.family()).min(family.sets.way(way).mtu.unwrap_or(u32::MAX)) {
             return Err(Stop::Punt(PuntReason::Oversize));
         }
@@ -52,7 +55,7 @@ impl Policy {
         Ok(Egress { port, oif: hop.oif, source, destination, mark })
     }
 
-    fn ground(&self, family: Family) -> Ground<'_> {
+    pub(crate) fn ground(&self, family: Family) -> Ground<'_> {
         let FamilyPolicy { rules, sets, .. } = self.family(family);
         Ground {
             rules,

@@ -124,6 +124,7 @@ reasons! {
         UnknownIngress = "unknown_ingress", "the interface is not in the mirror yet";
         MultipathInner = "multipath_inner", "the leg of a multipath route depends on headers inside of the packet";
         Redirect = "redirect", "it would leave by the interface it came in: the kernel may send a redirect";
+        Redirected = "redirected", "the egress obeys ICMP redirects: the kernel alone knows the next hop";
         NoRoute = "no_route", "no rule and table has a route: the kernel answers";
         UnreachableRule = "unreachable_rule", "an ip rule says unreachable: the kernel answers";
         ProhibitRule = "prohibit_rule", "an ip rule says prohibit: the kernel answers";

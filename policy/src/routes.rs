@@ -8,6 +8,7 @@ use crate::config::{Config, Hops, Leg, Link, NexthopObject, Route, RouteKind, Sp
 use crate::multipath;
 use crate::names::{Dscp, Family, Ifindex, Mac};
 use crate::outcome::{DropReason, PuntReason, Stop};
+use crate::routing::NextHop;
 use crate::slots::{self, Chunk, Slots};
 use crate::tables::{RouteSet, SetId};
 
@@ -135,6 +136,10 @@ impl Way {
         self.legs[0].oif
     }
 
+    pub(crate) fn next_hops(&self) -> impl Iterator<Item = NextHop> {
+        self.legs.iter().map(Hop::next_hop)
+    }
+
     /// Whether some leg leaves by the interface (`fib_info_nh_uses_dev`).
     pub(crate) fn uses(&self, ifindex: Ifindex) -> bool {
         self.legs.iter().any(|leg| leg.oif == ifindex)
@@ -151,6 +156,12 @@ impl Way {
             Choice::Buckets(buckets) => buckets[hash()? as usize % buckets.len()],
         };
         Ok(&self.legs[usize::from(leg)])
+    }
+}
+
+impl Hop {
+    pub(crate) fn next_hop(&self) -> NextHop {
+        NextHop { oif: self.oif, via: self.via }
     }
 }
 

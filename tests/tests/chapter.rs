@@ -66,6 +66,7 @@ fn mail_by_the_slow_link(dialect: &Dialect) {
         "mark 0x0 -> 0x1",
         "fwmark 0x1 lookup mail.out",
         "table mail.out: default via",
+        &format!("kernel  via {gateway} dev ppp0 (same)"),
         "forward by ppp0",
     ] {
         assert!(told.contains(word), "{iptables}: {word:?} is not in\n{told}");

@@ -8,6 +8,7 @@ mod attributes;
 mod decode;
 pub mod netfilter;
 mod netlink;
+pub mod oracle;
 mod raw;
 mod routes;
 mod sysctl;

@@ -17,9 +17,12 @@ pub struct LinkSysctls {
     pub src_valid_mark: bool,
     /// Either of `all` and the interface's.
     pub accept_local: bool,
-    /// `ignore_routes_with_linkdown`, either of `all` and the interface's, IPv4 and IPv6.
+    /// `ignore_routes_with_linkdown`: either of `all` and the interface's in IPv4, the interface's in IPv6.
     pub ignore_linkdown4: bool,
     pub ignore_linkdown6: bool,
+    /// ICMP redirects that arrive are obeyed (`accept_redirects`, off on a router unless switched on).
+    pub redirected4: bool,
+    pub redirected6: bool,
     /// `net.ipv6.conf.IF.mtu`, bytes; `None` where IPv6 is not on the interface.
     pub mtu6: Option<u32>,
 }
@@ -39,12 +42,14 @@ impl Sysctls {
     pub fn read<'a>(links: impl Iterator<Item = &'a str>) -> Self {
         let of_all = |key| number("ipv4", "all", key);
         let (rp_all, mark_all, local_all) = (of_all("rp_filter"), of_all("src_valid_mark"), of_all("accept_local"));
-        let linkdown_all = [ignores_linkdown("ipv4", "all"), ignores_linkdown("ipv6", "all")];
+        let (linkdown_all, redirects_all) = (of_all("ignore_routes_with_linkdown"), of_all("accept_redirects"));
         let forwarding6_all = number("ipv6", "all", "forwarding") != 0;
         let mut sysctls = Sysctls { spreading: spreading(), narrowest_path: narrowest_path(), ..Sysctls::default() };
         for name in links {
+            let forwarding4 = number("ipv4", name, "forwarding") != 0;
+            let redirects = number("ipv4", name, "accept_redirects") != 0;
             let of_link = LinkSysctls {
-                forwarding4: number("ipv4", name, "forwarding") != 0,
+                forwarding4,
                 // The interface's own `forwarding` decides about router advertisements only (ip6_forward). `force_forwarding`
                 // without the one of `all` is left to the kernel: it then chooses routes by how its neighbours are
                 // (RT6_LOOKUP_F_REACHABLE, ip6_pol_route).
@@ -57,18 +62,23 @@ impl Sysctls {
                 },
                 src_valid_mark: mark_all.max(number("ipv4", name, "src_valid_mark")) != 0,
                 accept_local: local_all.max(number("ipv4", name, "accept_local")) != 0,
-                ignore_linkdown4: linkdown_all[0] || ignores_linkdown("ipv4", name),
-                ignore_linkdown6: linkdown_all[1] || ignores_linkdown("ipv6", name),
+                ignore_linkdown4: linkdown_all.max(number("ipv4", name, "ignore_routes_with_linkdown")) != 0,
+                // That of `all` is written into those of the interfaces (addrconf_linkdown_change), and asked no more.
+                ignore_linkdown6: number("ipv6", name, "ignore_routes_with_linkdown") != 0,
+                // IN_DEV_RX_REDIRECTS: a router obeys if both say so, a host if either does.
+                redirected4: if forwarding4 {
+                    redirects && redirects_all != 0
+                } else {
+                    redirects || redirects_all != 0
+                },
+                // rt6_do_redirect
+                redirected6: number("ipv6", name, "forwarding") == 0 && number("ipv6", name, "accept_redirects") != 0,
                 mtu6: read("ipv6", name, "mtu"),
             };
             sysctls.links.insert(name.to_owned(), of_link);
         }
         sysctls
     }
-}
-
-fn ignores_linkdown(family: &str, name: &str) -> bool {
-    number(family, name, "ignore_routes_with_linkdown") != 0
 }
 
 fn spreading() -> Spreading {

@@ -247,6 +247,8 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
             has_address4: view.addressed.contains(&link.ifindex),
             ignored4: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown4),
             ignored6: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown6),
+            redirected4: sysctls.is_some_and(|sysctls| sysctls.redirected4),
+            redirected6: sysctls.is_some_and(|sysctls| sysctls.redirected6),
             group: link.group,
             transmit,
         });
@@ -267,6 +269,16 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
                 };
                 let why = format!("{family} packets that arrive at {} are the kernel's", link.name);
                 report.push(Item::punted(Origin::new(Source::Sysctl, text), PuntReason::ForwardingOff, why));
+            }
+        }
+        for (on, family) in [(sysctls.redirected4, "ipv4"), (sysctls.redirected6, "ipv6")] {
+            if on {
+                let origin = Origin::new(Source::Sysctl, format!("net.{family}.conf.{}.accept_redirects", link.name));
+                let why = format!(
+                    "what leaves {} by a gateway is the kernel's, which a redirect may have told of another one",
+                    link.name
+                );
+                report.push(Item::punted(origin, PuntReason::Redirected, why));
             }
         }
         if sysctls.rp_filter != RpFilter::Off {

@@ -35,7 +35,7 @@ pub(super) fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -
     }
     let queues = taken.iter().zip(opened).flat_map(|(taken, sockets)| queues_of(&taken.spec, sockets)).collect();
     let assembled = assemble(workers, queues, policy, &depot, &taps).map_err(|source| OpenError::Worker { source })?;
-    let Assembled { workers, publisher, counters, doorbells } = assembled;
+    let Assembled { workers, publisher, counters, doorbells, samples } = assembled;
     let stop = Arc::new(AtomicBool::new(false));
     Ok(Dataplane {
         ports: taken,
@@ -44,6 +44,7 @@ pub(super) fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -
         publisher,
         counters,
         doorbells,
+        samples,
         local: HashSet::new(),
         taps,
         depot,

@@ -12,6 +12,7 @@ use super::{Parts, Queue, Way, Worker};
 use crate::counters::WorkerCounters;
 use crate::port::Port;
 use crate::punt::Punt;
+use crate::sample::{self, Samples};
 use crate::snapshot::{self, Publisher};
 use crate::xsk::{Depot, Pool};
 
@@ -23,6 +24,8 @@ pub struct Assembled<P, K> {
     pub counters: Vec<Arc<CachePadded<WorkerCounters>>>,
     /// By worker.
     pub doorbells: Vec<Arc<Doorbell>>,
+    /// By worker.
+    pub samples: Vec<Samples>,
 }
 
 /// Makes `workers` workers. `queues` are those of all ports, each with its number within its port; frames come from
@@ -47,8 +50,9 @@ pub fn assemble<P: Port, K: Punt + Clone>(
     let doorbells = exchanges.iter().map(|exchange| Arc::clone(exchange.doorbell())).collect();
     let counters: Vec<Arc<CachePadded<WorkerCounters>>> = (0..workers).map(|_| Arc::default()).collect();
     let (publisher, subscribers) = snapshot::channel(workers, policy);
-    let workers = owned.into_iter().zip(exchanges).zip(subscribers).enumerate().map(|(index, parts)| {
-        let ((queues, exchange), policy) = parts;
+    let (samplers, samples): (Vec<_>, Vec<_>) = (0..workers).map(|_| sample::channel()).unzip();
+    let workers = owned.into_iter().zip(exchanges).zip(subscribers).zip(samplers).enumerate().map(|(index, parts)| {
+        let (((queues, exchange), policy), samples) = parts;
         Worker::new(Parts {
             policy,
             ways: ways(index, workers, &counts, &queues),
@@ -57,9 +61,10 @@ pub fn assemble<P: Port, K: Punt + Clone>(
             pool: Pool::new(Arc::clone(depot)),
             punt: punt.clone(),
             counters: Arc::clone(&counters[index]),
+            samples,
         })
     });
-    Ok(Assembled { workers: workers.collect(), publisher, counters, doorbells })
+    Ok(Assembled { workers: workers.collect(), publisher, counters, doorbells, samples })
 }
 
 /// Which worker owns queue `queue` of port `port`: neighbouring ports and queues go to different workers.

@@ -33,6 +33,9 @@ pub struct Link {
     /// Without a carrier, and `ignore_routes_with_linkdown` set: routes that lead here are passed over (IPv4, IPv6).
     pub ignored4: bool,
     pub ignored6: bool,
+    /// ICMP redirects that arrive here are obeyed (IPv4, IPv6): then the kernel alone knows the next hops on this link.
+    pub redirected4: bool,
+    pub redirected6: bool,
     /// `IFLA_GROUP`
     pub group: u32,
     /// How packets leave: by our workers, or only by the kernel and why.
@@ -57,6 +60,8 @@ impl Link {
             has_address4: true,
             ignored4: false,
             ignored6: false,
+            redirected4: false,
+            redirected6: false,
             group: 0,
             transmit: Transmit::Port(port),
         }

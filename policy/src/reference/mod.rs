@@ -115,6 +115,13 @@ impl<'a> Walk<'a> {
             return Err(Stop::Punt(PuntReason::Redirect));
         }
         let egress = self.link(leg.oif).ok_or(Stop::Punt(PuntReason::EgressDown))?;
+        let obeys = match self.family {
+            Family::V4 => egress.redirected4,
+            Family::V6 => egress.redirected6,
+        };
+        if obeys && leg.via.is_some() {
+            return Err(Stop::Punt(PuntReason::Redirected));
+        }
         let link_mtu = match self.family {
             Family::V4 => egress.mtu,
             Family::V6 => egress.mtu6,

@@ -10,9 +10,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::eventually;
 use super::namespace::{Namespace, Output, Process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that a decision stays in doubt, and some.
+const SETTLING: Duration = Duration::from_secs(8);
 
 /// `shunt run` in a namespace.
 pub struct Daemon {
@@ -22,6 +25,14 @@ pub struct Daemon {
     lines: Receiver<String>,
     /// All that it printed until it was ready.
     pub greeting: Vec<String>,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.was_right();
+        }
+    }
 }
 
 /// How a daemon ended.
@@ -169,9 +180,32 @@ impl Daemon {
     }
 
     /// SIGTERM, and how it ended.
-    pub fn terminate(self) -> Finished {
+    pub fn terminate(mut self) -> Finished {
+        self.was_right();
         self.signal(Signal::SIGTERM);
         self.finish()
+    }
+
+    /// Every decision of its that was held against the kernel's was the same. A doubt has time to settle.
+    ///
+    /// # Panics
+    ///
+    /// Where one was not, with both answers. Not for a daemon that has ended by itself.
+    fn was_right(&mut self) {
+        let is_running = |process: &mut Process| process.child().try_wait().is_ok_and(|ended| ended.is_none());
+        let mut verify = Value::Null;
+        let settled = eventually(SETTLING, || {
+            if !is_running(&mut self.process) {
+                return Some(());
+            }
+            let output = self.namespace.shunt(&format!("status --json --socket {}", self.socket));
+            let status: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+            verify = status["verify"].clone();
+            (verify["pending"] == 0 || verify["divergence_total"] != 0).then_some(())
+        });
+        if is_running(&mut self.process) {
+            assert!(settled.is_some() && verify["divergence_total"] == 0, "not as the kernel decides: {verify:#}");
+        }
     }
 
     /// SIGKILL.

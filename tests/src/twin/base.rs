@@ -142,13 +142,16 @@ fn sysctls() -> Vec<Command> {
         "accept_local",
         "src_valid_mark",
         "ignore_routes_with_linkdown",
+        "accept_redirects",
         "route_localnet",
         "bc_forwarding",
     ] {
         set(format!("ipv4/conf/all/{key}"), 0);
     }
     set("ipv4/conf/all/send_redirects".to_owned(), 1);
-    set("ipv6/conf/all/ignore_routes_with_linkdown".to_owned(), 0);
+    for key in ["ignore_routes_with_linkdown", "accept_redirects"] {
+        set(format!("ipv6/conf/all/{key}"), 0);
+    }
     for port in 0..PORTS {
         for (key, value) in [
             ("forwarding", 1),
@@ -159,6 +162,7 @@ fn sysctls() -> Vec<Command> {
             ("bc_forwarding", 0),
             ("send_redirects", 1),
             ("shared_media", 1),
+            ("accept_redirects", 1),
             ("accept_source_route", 0),
             ("ignore_routes_with_linkdown", 0),
             ("drop_unicast_in_l2_multicast", 0),

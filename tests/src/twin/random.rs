@@ -69,6 +69,17 @@ fn ip(family: Family, text: String) -> Command {
 
 fn sysctls(rng: &mut Rng) -> Vec<Command> {
     let mut all = Vec::new();
+    // Those of all first: what the interfaces say behind it counts for some of them.
+    for (path, odds) in [
+        ("ipv4/conf/all/ignore_routes_with_linkdown", 12),
+        ("ipv6/conf/all/ignore_routes_with_linkdown", 12),
+        ("ipv4/conf/all/accept_redirects", 12),
+        ("ipv6/conf/all/accept_redirects", 12),
+    ] {
+        if rarely(rng, odds) {
+            all.push(Command::sysctl(path, 1));
+        }
+    }
     for port in 0..PORTS {
         let mut set = |family: &str, key: &str, value: u32| {
             all.push(Command::sysctl(format!("{family}/conf/p{port}/{key}"), value))
@@ -98,7 +109,13 @@ fn sysctls(rng: &mut Rng) -> Vec<Command> {
             }
         }
         if rarely(rng, 4) {
-            set("ipv6", "ignore_routes_with_linkdown", 1);
+            set("ipv6", "ignore_routes_with_linkdown", rng.u32(..2));
+        }
+        if rarely(rng, 6) {
+            set("ipv4", "accept_redirects", rng.u32(..2));
+        }
+        if rarely(rng, 16) {
+            set("ipv6", "forwarding", 0);
         }
         if rarely(rng, 16) {
             set("ipv6", "force_forwarding", 1);

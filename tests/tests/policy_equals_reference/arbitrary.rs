@@ -110,10 +110,11 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
     let link = move |at: usize| {
         let facts = (usually, usually, usually, usually, rp_filter.clone(), any::<bool>(), transmit(at as u16));
         let rarely = prop::bool::weighted(0.05);
-        let more = (any::<bool>(), usually, rarely, rarely, 0..3u32, select(vec![1500u32, 1400, 1280]));
+        let redirected = prop::bool::weighted(0.02);
+        let more = (any::<bool>(), usually, rarely, rarely, redirected, 0..3u32, select(vec![1500u32, 1400, 1280]));
         (facts, more).prop_map(move |(facts, more)| {
             let (up, has_mac, forwarding4, forwarding6, rp_filter, src_valid_mark, transmit) = facts;
-            let (accept_local, has_address4, ignored4, ignored6, group, mtu) = more;
+            let (accept_local, has_address4, ignored4, ignored6, redirected, group, mtu) = more;
             Link {
                 ifindex: Ifindex(at as u32 + 1),
                 name: NAMES[at].to_owned(),
@@ -129,6 +130,8 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
                 has_address4,
                 ignored4,
                 ignored6,
+                redirected4: redirected,
+                redirected6: redirected,
                 group,
                 transmit,
             }

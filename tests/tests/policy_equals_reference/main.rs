@@ -112,6 +112,7 @@ fn policy_reasons() -> Vec<String> {
         P::ForwardingOff,
         P::UnknownIngress,
         P::Redirect,
+        P::Redirected,
         P::NoRoute,
         P::UnreachableRule,
         P::ProhibitRule,

@@ -15,7 +15,7 @@ use shunt_policy::config::Neighbour;
 use shunt_policy::{Family, Ifindex, Mac};
 
 pub use nexthop::{Bucket, bucket, nexthop};
-pub use route::{Placed, route};
+pub use route::{Placed, route, via};
 pub use rule::rule;
 
 use super::view::{KernelLink, Layer, Qdiscs};

@@ -209,7 +209,7 @@ impl Parts {
 }
 
 /// `struct rtvia`: a family and an address of it.
-fn via(attribute: &Attribute<'_>) -> Option<IpAddr> {
+pub fn via(attribute: &Attribute<'_>) -> Option<IpAddr> {
     let (_, value) = attribute.value.split_at_checked(2)?;
     Attribute { value, ..*attribute }.address()
 }

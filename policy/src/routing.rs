@@ -1,0 +1,51 @@
+//! What routing alone says of a packet, for whoever holds a decision against the kernel's own.
+
+use std::net::IpAddr;
+
+use crate::classify::Facts;
+use crate::compile::Policy;
+use crate::names::{Ifindex, Mark};
+use crate::outcome::Stop;
+use crate::query::Query;
+use crate::rules::Answer;
+
+/// Where rules and tables lead a packet, whatever comes of it behind them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Routing {
+    /// The mark behind PREROUTING, by which the rules were asked.
+    pub mark: Mark,
+    /// A rule looks at protocol or ports, so the kernel dissects a packet before it asks the rules.
+    pub dissected: bool,
+    /// All legs of the route, in its order; none if it leads to no next hop.
+    pub legs: Vec<NextHop>,
+    /// The leg that the packet takes.
+    pub taken: Option<NextHop>,
+}
+
+/// A way onward.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NextHop {
+    pub oif: Ifindex,
+    /// The gateway, of either family; `None` when the destination itself is on the link.
+    pub via: Option<IpAddr>,
+}
+
+impl Policy {
+    /// Asks the rules and tables alone: no validation of the source, no guards. Allocates.
+    ///
+    /// # Errors
+    ///
+    /// What ended the packet in PREROUTING.
+    pub fn routing(&self, query: &Query) -> Result<Routing, Stop> {
+        let family = self.family(query.family());
+        let facts = Facts::of(query);
+        let query = &Query { mark: family.mangle.classify(&facts)?, ..*query };
+        let ground = self.ground(query.family());
+        let mut routing = Routing { mark: query.mark, dissected: family.rules.dissects, legs: Vec::new(), taken: None };
+        if let Answer::Onward(way) = ground.walk(query, facts.destination) {
+            routing.legs = family.sets.way(way).next_hops().collect();
+            routing.taken = ground.leg(way, query).ok().map(|hop| hop.next_hop());
+        }
+        Ok(routing)
+    }
+}
