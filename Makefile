@@ -7,7 +7,7 @@ BUILD_PACKAGES := clang m4 libelf-dev zlib1g-dev make pkg-config gcc libc6-dev l
 RUN_PACKAGES   := iproute2 iptables nftables ipset
 TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux bird2
 
-.PHONY: help packages build release demo test fmt lint bench scale clean
+.PHONY: help packages build release demo test twin fmt lint bench scale clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -27,6 +27,10 @@ demo: packages ## the "marking packets" chapter, live, in network namespaces (as
 
 test: packages ## rustfmt, clippy, all tests; those in network namespaces need root
 	@./.ci/test
+
+twin: packages ## random configurations and packets against the kernel (as root): SECONDS=600 SEED=n CASE=n
+	cargo build --locked -p shunt-control -p shunt-tests --bins
+	@./.ci/as-root target/debug/twin --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
 
 fmt: ## format the code
 	cargo fmt --all

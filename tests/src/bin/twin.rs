@@ -1,13 +1,13 @@
-//! The differential test for as long as one likes: `twin [--seconds N] [--seed S] [--from N] [--case N]`.
+//! The differential test for as long as one likes: `twin [--seconds N] [--seed S] [--from N] [--case N] [--twins N]`.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shunt_tests::twin::{Twin, campaign};
+use shunt_tests::twin::campaign;
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
-    let (mut seconds, mut seed, mut from, mut case) = (60, None, 0, None);
+    let (mut seconds, mut seed, mut from, mut case, mut twins) = (60, None, 0, None, 3);
     while let Some(word) = words.next() {
         let value = words.next().and_then(|value| value.parse::<u64>().ok());
         match (word.as_str(), value) {
@@ -15,17 +15,20 @@ fn main() -> ExitCode {
             ("--seed", Some(value)) => seed = Some(value),
             ("--from", Some(value)) => from = value,
             ("--case", Some(value)) => case = Some(value),
+            ("--twins", Some(value @ 1..=16)) => twins = value as usize,
             _ => {
-                eprintln!("twin: {word}: expected --seconds N, --seed N, --from N or --case N");
+                eprintln!(
+                    "twin: {word}: expected --seconds, --seed, --from, --case or --twins (1 to 16), each with a number"
+                );
                 return ExitCode::from(2);
             }
         }
     }
     let seed = seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()));
     println!("seed {seed}, {seconds} s");
-    let mut twin = Twin::new();
-    let numbers = case.map_or(from..u64::MAX, |case| case..case + 1);
-    let report = campaign::run(&mut twin, seed, numbers, Duration::from_secs(seconds), |report| {
+    let cases = case.map_or(from..u64::MAX, |case| case..case + 1);
+    let twins = if case.is_some() { 1 } else { twins };
+    let report = campaign::run(twins, seed, cases, Duration::from_secs(seconds), |report| {
         if report.cases % 50 == 0 {
             println!(
                 "{} cases, {} packets, {} unsteady, {} late",
@@ -33,6 +36,6 @@ fn main() -> ExitCode {
             );
         }
     });
-    println!("{}", report);
+    println!("{report}");
     if report.divergence.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

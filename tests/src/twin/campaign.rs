@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -9,10 +12,11 @@ use serde_json::Value;
 
 use super::command::Command;
 use super::packet::Packet;
-use super::{Outcome, Outcomes, Twin, random};
+use super::{Outcome, Twin, random};
+use crate::lab::Lab;
 
 /// Packets of each case.
-pub const PACKETS: usize = 96;
+const PACKETS: usize = 96;
 /// A difference counts if it shows as often in a row: a machine under load may lose a frame.
 const TRIES: u32 = 3;
 /// The kernel grants each host some errors in a row, then one in this time (`ip_error`, `inet_peer_xrlim_allow`).
@@ -64,15 +68,15 @@ impl fmt::Display for Report {
 }
 
 /// One case, as its number makes it.
-pub struct Case {
-    pub seed: u64,
-    pub number: u64,
-    pub commands: Vec<Command>,
-    pub packets: Vec<Packet>,
+struct Case {
+    seed: u64,
+    number: u64,
+    commands: Vec<Command>,
+    packets: Vec<Packet>,
 }
 
 impl Case {
-    pub fn new(seed: u64, number: u64) -> Self {
+    fn new(seed: u64, number: u64) -> Self {
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
         let commands = random::commands(&mut rng);
         let packets = random::packets(&mut rng, PACKETS);
@@ -80,64 +84,107 @@ impl Case {
     }
 }
 
-/// Runs cases until the time is over or two routers differ. `told` hears of each finished case.
-pub fn run(
-    twin: &mut Twin,
-    seed: u64,
-    numbers: impl Iterator<Item = u64>,
-    time: Duration,
-    mut told: impl FnMut(&Report),
-) -> Report {
-    let start = Instant::now();
-    let before = ends(&twin.daemon().status());
-    let mut report = Report::default();
-    for number in numbers {
-        if start.elapsed() > time {
-            break;
+/// Runs cases on `twins` pairs of routers beside each other, until the time is over or two routers differ. `told` hears of each
+/// finished case.
+pub fn run(twins: usize, seed: u64, cases: Range<u64>, time: Duration, told: impl Fn(&Report) + Sync) -> Report {
+    // Its mount namespace is for the threads below, too.
+    let _lab = Lab::new();
+    let campaign = Campaign {
+        seed,
+        end: Instant::now() + time,
+        next: AtomicU64::new(cases.start),
+        last: cases.end,
+        report: Mutex::default(),
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..twins)
+            .map(|number| {
+                scope.spawn({
+                    let (campaign, told) = (&campaign, &told);
+                    move || campaign.work(&mut Twin::named(&number.to_string()), told)
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        let case = Case::new(seed, number);
-        if let Some(divergence) = one(twin, &case, &mut report) {
-            report.divergence = Some(divergence);
-            break;
-        }
-        told(&report);
-    }
-    let after = ends(&twin.daemon().status());
-    for (end, count) in after {
-        let count = count - before.get(&end).copied().unwrap_or(0);
-        if count > 0 {
-            report.ends.insert(end, count);
-        }
-    }
-    report.by_workers = report.ends.get("forwarded").copied().unwrap_or(0);
-    report
+    });
+    campaign.report.into_inner().expect("no thread has panicked")
 }
 
-fn one(twin: &mut Twin, case: &Case, report: &mut Report) -> Option<String> {
+struct Campaign {
+    seed: u64,
+    end: Instant,
+    next: AtomicU64,
+    last: u64,
+    report: Mutex<Report>,
+}
+
+impl Campaign {
+    fn work(&self, twin: &mut Twin, told: &impl Fn(&Report)) {
+        let before = ends(&twin.daemon().status());
+        while Instant::now() < self.end && self.report().divergence.is_none() {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.last {
+                break;
+            }
+            let mut of_case = Report::default();
+            one(twin, &Case::new(self.seed, number), &mut of_case);
+            let mut report = self.report();
+            report.add(of_case);
+            told(&report);
+        }
+        let mut report = self.report();
+        for (end, count) in ends(&twin.daemon().status()) {
+            *report.ends.entry(end.clone()).or_default() += count - before.get(&end).copied().unwrap_or(0);
+        }
+        report.ends.retain(|_, count| *count > 0);
+        report.by_workers = report.ends.get("forwarded").copied().unwrap_or(0);
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().expect("no thread has panicked")
+    }
+}
+
+impl Report {
+    fn add(&mut self, other: Report) {
+        let Report { cases, packets, answered, by_workers: _, unsteady, late, commands, refused, ends: _, divergence } =
+            other;
+        self.cases += cases;
+        self.packets += packets;
+        self.answered += answered;
+        self.unsteady += unsteady;
+        self.late += late;
+        self.commands += commands;
+        self.refused += refused;
+        self.divergence = self.divergence.take().or(divergence);
+    }
+}
+
+fn one(twin: &mut Twin, case: &Case, report: &mut Report) {
     let refused = prepare(twin, &case.commands);
-    let refused =
-        refused.lines().filter(|line| line.starts_with("Command failed") || line.contains(": ")).count() as u64;
     report.cases += 1;
     report.commands += case.commands.len() as u64;
-    report.refused += refused.min(case.commands.len() as u64);
+    // What `ip` says of each, and what the kernel says of a sysctl or a rule of ours.
+    report.refused +=
+        refused.lines().filter(|line| line.starts_with("Command failed") || !line.contains("rror:")).count() as u64;
     report.packets += case.packets.len() as u64;
     let outcomes = twin.exchange(&case.packets);
     report.answered += outcomes.iter().filter(|outcomes| !outcomes.kernel.is_empty()).count() as u64;
-    for (packet, outcomes) in case.packets.iter().zip(outcomes) {
-        if outcomes.agree() {
-            continue;
-        }
-        if differs(twin, packet, TRIES).is_none() {
-            report.unsteady += 1;
-            continue;
-        }
-        std::thread::sleep(LATE);
-        match differs(twin, packet, TRIES) {
-            Some(outcomes) => return Some(tell(twin, case, packet, outcomes)),
-            None => report.late += 1,
-        }
+    let differing = case.packets.iter().zip(outcomes).filter(|(_, outcomes)| !outcomes.agree());
+    let differing: Vec<Packet> = differing.map(|(packet, _)| packet.clone()).collect();
+    let steady = persistent(twin, &differing, TRIES);
+    report.unsteady += (differing.len() - steady.len()) as u64;
+    if steady.is_empty() {
+        return;
     }
-    None
+    std::thread::sleep(LATE);
+    let for_good = persistent(twin, &steady, TRIES);
+    report.late += (steady.len() - for_good.len()) as u64;
+    report.divergence = for_good.first().map(|packet| tell(twin, case, packet));
+    // At once: the end of the daemon may have its own word on it.
+    println!("{}", report.divergence.as_deref().unwrap_or_default());
 }
 
 fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
@@ -153,18 +200,23 @@ fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
     refused
 }
 
-/// Whether the routers differ over a packet, time after time.
-fn differs(twin: &mut Twin, packet: &Packet, tries: u32) -> Option<Outcomes> {
-    let mut last = None;
+/// Those of the packets over which the routers differ time after time.
+fn persistent(twin: &mut Twin, packets: &[Packet], tries: u32) -> Vec<Packet> {
+    let mut left = packets.to_vec();
     for _ in 0..tries {
-        std::thread::sleep(ANOTHER_ERROR);
-        let outcomes = twin.exchange(std::slice::from_ref(packet)).pop()?;
-        if outcomes.agree() {
-            return None;
+        if left.is_empty() {
+            break;
         }
-        last = Some(outcomes);
+        std::thread::sleep(ANOTHER_ERROR);
+        let outcomes = twin.exchange(&left);
+        left = left
+            .into_iter()
+            .zip(outcomes)
+            .filter(|(_, outcomes)| !outcomes.agree())
+            .map(|(packet, _)| packet)
+            .collect();
     }
-    last
+    left
 }
 
 /// Leaves out commands as long as the difference stays.
@@ -178,9 +230,9 @@ fn shrink(twin: &mut Twin, case: &Case, packet: &Packet) -> Vec<Command> {
             let mut fewer = commands.clone();
             fewer.drain(at..(at + size).min(commands.len()));
             prepare(twin, &fewer);
-            match differs(twin, packet, 1) {
-                Some(_) => commands = fewer,
-                None => at += size,
+            match persistent(twin, std::slice::from_ref(packet), 1)[..] {
+                [_] => commands = fewer,
+                _ => at += size,
             }
         }
         size /= 2;
@@ -188,18 +240,16 @@ fn shrink(twin: &mut Twin, case: &Case, packet: &Packet) -> Vec<Command> {
     commands
 }
 
-fn tell(twin: &mut Twin, case: &Case, packet: &Packet, first: Outcomes) -> String {
+fn tell(twin: &mut Twin, case: &Case, packet: &Packet) -> String {
     let mut commands = shrink(twin, case, packet);
     prepare(twin, &commands);
-    let outcomes = match differs(twin, packet, 1) {
-        Some(outcomes) => outcomes,
-        None => {
-            // Smaller by chance only: the whole case stands.
-            commands.clone_from(&case.commands);
-            prepare(twin, &commands);
-            first
-        }
-    };
+    if persistent(twin, std::slice::from_ref(packet), 1).is_empty() {
+        // Smaller by chance only: the whole case stands.
+        commands.clone_from(&case.commands);
+        prepare(twin, &commands);
+    }
+    std::thread::sleep(ANOTHER_ERROR);
+    let outcomes = twin.exchange(std::slice::from_ref(packet)).remove(0);
     let mut text = format!("the routers differ: make twin SEED={} CASE={}\n", case.seed, case.number);
     for command in &commands {
         let _ = writeln!(text, "  {command}");

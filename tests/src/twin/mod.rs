@@ -89,9 +89,14 @@ impl Outcomes {
 impl Twin {
     /// Both routers in their first state, the daemon running.
     pub fn new() -> Self {
+        Self::named("")
+    }
+
+    /// One of several twins.
+    pub fn named(name: &str) -> Self {
         let lab = Lab::new();
-        let kernel = Router::new(&lab, "kernel");
-        let shunt = Router::new(&lab, "shunt");
+        let kernel = Router::new(&lab, &format!("kernel{name}"));
+        let shunt = Router::new(&lab, &format!("shunt{name}"));
         let daemon = shunt.namespace.start_shunt("");
         let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false };
         twin.reset();

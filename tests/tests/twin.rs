@@ -1,0 +1,20 @@
+//! Random cases in the twin, for a fixed time; `make twin` goes on for as long as one likes.
+
+use std::time::Duration;
+
+use shunt_tests::twin::campaign;
+
+/// The cases are the same in every run, as many of them as there is time for.
+const SEED: u64 = 1;
+const TIME: Duration = Duration::from_secs(150);
+
+#[test]
+fn privileged_random_cases_do_not_diverge() {
+    let report = campaign::run(3, SEED, 0..u64::MAX, TIME, |_| {});
+    println!("{report}");
+    assert!(report.divergence.is_none(), "{report}");
+    // Worth nothing if it hardly ran, or if the workers hardly forward.
+    assert!(report.cases >= 60, "few cases: {report}");
+    assert!(report.by_workers * 5 > report.answered, "few by the workers: {report}");
+    assert!(report.unsteady * 50 < report.packets, "frames are lost: {report}");
+}
