@@ -3,22 +3,26 @@
 //! A change in the mirror is translated, compiled and published. Workers never wait for this, and the kernel forwards whatever
 //! they do not hold: while ports are opened anew, and for good when the process ends.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shunt_dataplane::{Counters, Dataplane, OpenError, Options};
 use shunt_policy::{Generation, Ifindex, Policy, compile, recompile};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::capabilities;
 use crate::explain;
-use crate::mirror::{Changes, Mirror, MirrorError};
+use crate::holdings::Holdings;
+use crate::keepalive::Keepalive;
+use crate::mirror::{Changes, Mirror, MirrorError, Part};
 use crate::ports::{self, Left, Selection, SelectionError};
 use crate::settings::Settings;
-use crate::socket::{Answer, Question, Server, SocketError};
+use crate::socket::{Answer, Asked, Question, Server, SocketError};
 use crate::status;
 use crate::translate::{Translation, translate};
 
@@ -44,6 +48,8 @@ pub enum RunError {
     Open(#[from] OpenError),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
+    #[error("cannot open a netlink socket: {0}")]
+    Keepalive(io::Error),
 }
 
 /// Runs until SIGTERM or SIGINT. On an error nothing stays attached.
@@ -52,7 +58,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let mut server = Server::bind(&settings.socket)?;
-    let mut mirror = Mirror::open().await?;
+    let mut mirror = Mirror::open(settings.event_buffer).await?;
     let mut supervisor = Supervisor::start(settings, &mirror)?;
     supervisor.announce();
 
@@ -66,13 +72,14 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             changed = mirror.changed() => {
                 supervisor.follow(&mirror, changed?);
             }
-            _ = tick.tick() => supervisor.tick(&mirror),
-            asked = server.question() => {
+            _ = tick.tick() => supervisor.tick(&mut mirror),
+            asked = server.question() => if let Some(asked) = supervisor.take(asked, &mut mirror) {
                 let answer = supervisor.answer(&asked.question, &mirror);
                 // A client that has left is no loss.
                 let _ = asked.reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
             }
         }
+        supervisor.settle_reloads(&mut mirror);
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     supervisor.close();
@@ -97,6 +104,17 @@ struct Supervisor {
     reopen: bool,
     /// The mirror is stale and the ports are handed to the kernel.
     stale: bool,
+    keepalive: Keepalive,
+    reloads: Reloads,
+}
+
+/// Operators who wait until everything is read anew.
+#[derive(Default)]
+struct Reloads {
+    waiting: Vec<oneshot::Sender<Answer>>,
+    begun: Option<Instant>,
+    /// It is read: the generation that workers are to adopt, and what had differed.
+    read: Option<(Generation, BTreeSet<Part>)>,
 }
 
 impl Supervisor {
@@ -114,6 +132,8 @@ impl Supervisor {
             opened: Instant::now(),
             reopen: false,
             stale: false,
+            keepalive: Keepalive::open().map_err(RunError::Keepalive)?,
+            reloads: Reloads::default(),
         };
         supervisor.open(mirror)?;
         Ok(supervisor)
@@ -209,9 +229,13 @@ impl Supervisor {
         self.selection.taken.iter().map(|port| port.ifindex).collect()
     }
 
-    fn tick(&mut self, mirror: &Mirror) {
+    fn tick(&mut self, mirror: &mut Mirror) {
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.collect();
+            if self.keepalive.is_due() {
+                mirror.hear_pending();
+                self.keepalive.refresh(&dataplane.used_neighbours(), mirror.neighbours());
+            }
         }
         let stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
         if stale != self.stale {
@@ -232,11 +256,53 @@ impl Supervisor {
         }
     }
 
+    /// Takes on what is answered later or elsewhere; the others come back.
+    fn take(&mut self, asked: Asked, mirror: &mut Mirror) -> Option<Asked> {
+        match asked.question {
+            Question::Reload => {
+                mirror.reload();
+                self.reloads.read = None;
+                self.reloads.begun = Some(Instant::now());
+                self.reloads.waiting.push(asked.reply);
+            }
+            Question::Mirror(excerpt) => {
+                let holdings = Holdings::of(mirror, &self.translation.config.links);
+                tokio::task::spawn_blocking(move || {
+                    let _ = asked.reply.send(holdings.print(&excerpt).map_or_else(Answer::Error, Answer::Text));
+                });
+            }
+            _ => return Some(asked),
+        }
+        None
+    }
+
+    /// Answers those who wait when the workers go by what was read.
+    fn settle_reloads(&mut self, mirror: &mut Mirror) {
+        let Some(begun) = self.reloads.begun else { return };
+        if let Some(differed) = mirror.reloaded() {
+            self.reloads.read = Some((self.policy.generation(), differed));
+        }
+        let adopted = self.dataplane.as_ref().map(Dataplane::adopted);
+        let answer = match (&self.reloads.read, mirror.health().fault) {
+            (Some((generation, differed)), _) if adopted.is_none_or(|adopted| adopted >= *generation) => {
+                let differed: Vec<_> = differed.iter().map(|part| part.word()).collect();
+                Answer::Ok(json!({ "generation": generation.0, "differed": differed }))
+            }
+            (None, Some(fault)) if begun.elapsed() > STALENESS_BOUND => Answer::Error(fault),
+            _ => return,
+        };
+        for reply in std::mem::take(&mut self.reloads).waiting {
+            let _ = reply.send(answer.clone());
+        }
+    }
+
     fn answer(&self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
         match question {
             Question::Status => Ok(status::json(&self.report(mirror))),
             Question::Check => Ok(status::check_json(&self.translation.report(mirror.view()))),
             Question::Explain(packet) => explain::explain(packet, &self.policy, &mirror.view().table_names),
+            // Those that `take` keeps.
+            Question::Mirror(_) | Question::Reload => Ok(Value::Null),
         }
     }
 
@@ -255,6 +321,7 @@ impl Supervisor {
             counters,
             health: mirror.health(),
             stale: self.stale,
+            kept_fresh: self.keepalive.kept(),
         }
     }
 

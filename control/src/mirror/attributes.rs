@@ -87,7 +87,6 @@ impl Request {
         Request(bytes)
     }
 
-    #[cfg(test)]
     pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
         self.0.extend(((value.len() + 4) as u16).to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());

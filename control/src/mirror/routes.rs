@@ -23,7 +23,7 @@ const GETROUTE: u16 = 26;
 /// After a failed dump.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the tables are left in peace between two audits.
-const AUDIT_PAUSE: Duration = Duration::from_secs(60);
+pub const AUDIT_PAUSE: Duration = Duration::from_secs(60);
 
 /// All tables of both families.
 pub struct RouteTables {
@@ -93,6 +93,7 @@ struct Dumped {
 /// How a finished dump compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
+    pub family: Option<Family>,
     pub changed: bool,
     pub retried: u64,
 }
@@ -257,7 +258,7 @@ impl RouteTables {
         if !differing.is_empty() {
             self.rib.take_family(family, &mut dumped.rib);
         }
-        Finished { changed, retried: dumped.retried }
+        Finished { family: Some(family), changed, retried: dumped.retried }
     }
 }
 

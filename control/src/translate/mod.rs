@@ -244,7 +244,7 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
             rp_filter: sysctls.map_or(RpFilter::Strict, |sysctls| sysctls.rp_filter),
             src_valid_mark: sysctls.is_some_and(|sysctls| sysctls.src_valid_mark),
             accept_local: sysctls.is_some_and(|sysctls| sysctls.accept_local),
-            has_address4: view.addressed.contains(&link.ifindex),
+            has_address4: view.has_address4(link.ifindex),
             ignored4: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown4),
             ignored6: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown6),
             group: link.group,
