@@ -8,6 +8,8 @@ mod attributes;
 mod audit;
 mod decode;
 mod health;
+#[cfg(test)]
+mod junk;
 pub mod netfilter;
 mod netlink;
 mod part;
@@ -315,11 +317,15 @@ impl<'a> Ears<'a> {
     /// Takes in what was heard: routes and neighbours at once, of all else that it is to be dumped.
     fn note(&mut self, heard: Heard<'_>) {
         match heard {
-            // Nothing in it fails; a datagram that is cut short simply ends.
-            Heard::Datagram(datagram) => drop(each_message(datagram, |header, message| {
-                self.message(header.message_type(), header.flags(), message);
-                Ok(())
-            })),
+            Heard::Datagram(datagram) => {
+                let heard = each_message(datagram, |header, message| {
+                    self.message(header.message_type(), header.flags(), message);
+                    Ok(())
+                });
+                if heard.is_err() {
+                    self.note(Heard::Lost);
+                }
+            }
             Heard::Lost => {
                 self.counts.lost_events += 1;
                 self.counts.resyncs += 1;

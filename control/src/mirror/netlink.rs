@@ -98,7 +98,11 @@ pub fn decoded(message: &[u8]) -> Option<RouteNetlinkMessage> {
     }
 }
 
-/// Calls `take` with each whole message of a datagram; what is cut short ends it.
+/// Calls `take` with each whole message of a datagram.
+///
+/// # Errors
+///
+/// Those of `take`, and that the datagram ends in the middle of a message: something was not told.
 pub fn each_message(
     datagram: &[u8],
     mut take: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
@@ -113,7 +117,10 @@ pub fn each_message(
         // Messages start at multiples of four (NLMSG_ALIGN).
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Ok(())
+    match rest {
+        [] => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram of the kernel's is cut short")),
+    }
 }
 
 /// A socket that hears of changes.

@@ -80,6 +80,16 @@ impl Mirror {
 
     fn read_sysctls(&mut self) -> bool {
         let sysctls = Sysctls::read(self.view.links.iter().map(|link| link.name.as_str()));
+        // In the kernel's answers what leads to a link without a carrier is dead while this is set (fib_nexthop_info).
+        let ignores = |sysctls: &Sysctls, link: &KernelLink| {
+            sysctls.links.get(&link.name).map(|own| (own.ignore_linkdown4, own.ignore_linkdown6))
+        };
+        for link in self.view.links.iter().filter(|link| !link.carrier) {
+            if ignores(&sysctls, link) != ignores(&self.view.sysctls, link) {
+                self.routes.doubt_interface(link.ifindex);
+                self.dirty.insert(Part::Nexthops);
+            }
+        }
         let differs = replace(&mut self.view.sysctls, sysctls);
         self.news.links |= differs;
         differs
