@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use shunt_policy::config::{Hops, Leg, Link, NexthopObject, Preference, Route, RouteKind, RouteText};
 use shunt_policy::{Family, Ifindex, Prefix, TableId};
 
@@ -38,11 +38,11 @@ pub struct Holdings {
 
 /// As JSON. Keys are those of `ip -j` where it has one.
 #[derive(Serialize)]
-struct Shown {
+struct Shown<'a> {
     links: Vec<ShownLink>,
     addresses: Vec<ShownAddress>,
     rules: Vec<ShownRule>,
-    routes: Vec<ShownRoute>,
+    routes: ShownRoutes<'a>,
     nexthops: Vec<ShownNexthop>,
     neighbours: Vec<ShownNeighbour>,
     sysctls: ShownSysctls,
@@ -73,6 +73,21 @@ struct ShownRule {
     priority: u32,
     /// As `ip rule` prints it.
     text: String,
+}
+
+/// Made one by one as they are written: there may be a million.
+struct ShownRoutes<'a> {
+    names: Names<'a>,
+    routes: Vec<(TableId, Prefix, &'a [Route])>,
+}
+
+impl Serialize for ShownRoutes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let each = self.routes.iter().flat_map(|(table, prefix, routes)| {
+            routes.iter().map(move |route| shown_route(&self.names, *table, *prefix, route))
+        });
+        serializer.collect_seq(each)
+    }
 }
 
 /// The routes of a prefix stand in the order in which the kernel asks them.
@@ -228,12 +243,10 @@ impl Holdings {
         Ok(())
     }
 
-    fn shown(&self, wanted: &dyn Fn(Family) -> bool, only: Option<TableId>) -> Shown {
+    fn shown(&self, wanted: &dyn Fn(Family) -> bool, only: Option<TableId>) -> Shown<'_> {
         let names = self.names();
         let dev = |ifindex| name(&names, ifindex);
         let hop = |leg: &Leg| ShownHop { gateway: leg.via, dev: dev(leg.oif), weight: leg.weight, dead: leg.dead };
-        let routes = self.routes(wanted, only);
-        let each = routes.iter().flat_map(|(table, prefix, routes)| routes.iter().map(move |one| (table, prefix, one)));
         Shown {
             links: self.shown_links(&names),
             addresses: (self.view.addresses.iter())
@@ -248,7 +261,7 @@ impl Holdings {
                     text: rule.origin.text.to_string(),
                 })
                 .collect(),
-            routes: each.map(|(table, prefix, route)| shown_route(&names, *table, *prefix, route)).collect(),
+            routes: ShownRoutes { names: self.names(), routes: self.routes(wanted, only) },
             nexthops: self.view.nexthops.iter().map(|(id, object)| shown_nexthop(*id, object, &hop)).collect(),
             neighbours: (self.neighbours.iter())
                 .filter(|((_, address), _)| wanted(Family::of(*address)))

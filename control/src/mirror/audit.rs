@@ -81,6 +81,7 @@ impl Mirror {
     /// A step of the round. To be called now and then, after all that was told is heard.
     pub(super) fn audit(&mut self) {
         self.audit.judge();
+        self.routes.judge();
         let Some(part) = self.audit.next() else { return };
         if part == Part::Links {
             // Beside everything else; what nothing has told of is found there, too.

@@ -209,16 +209,16 @@ impl Mirror {
                     self.hear_pending();
                 }
                 heard = self.nft_events.heard() => {
-                    let mut lost = heard.map_err(MirrorError::Listen)? == Heard::Lost;
+                    let heard = heard.map_err(MirrorError::Listen)?;
+                    note_netfilter(heard, &mut self.counts, &mut self.netfilter);
                     while let Some(heard) = self.nft_events.pending() {
-                        lost |= heard == Heard::Lost;
+                        note_netfilter(heard, &mut self.counts, &mut self.netfilter);
                     }
-                    self.counts.lost_events += u64::from(lost);
-                    self.counts.resyncs += u64::from(lost);
-                    self.netfilter.note();
                 }
                 done = self.routes.done() => {
                     self.hear_pending();
+                    // What was heard of links and objects may cast doubt on routes: then the difference is no surprise.
+                    self.try_refresh();
                     let finished = self.routes.finish(done);
                     self.take_routes(finished);
                 }
@@ -375,6 +375,15 @@ impl<'a> Ears<'a> {
         self.dirty.insert(part);
         self.audit.told_of(part);
     }
+}
+
+fn note_netfilter(heard: Heard<'_>, counts: &mut Counts, netfilter: &mut Watch) {
+    match heard {
+        Heard::Datagram(_) => {}
+        Heard::Lost => (counts.lost_events, counts.resyncs) = (counts.lost_events + 1, counts.resyncs + 1),
+        Heard::Stranger => return counts.strangers += 1,
+    }
+    netfilter.note();
 }
 
 async fn until(when: Option<Instant>) {
