@@ -185,7 +185,7 @@ pub fn text(status: &Value) -> String {
             ms(source, "staleness_bound_ms"),
         ));
     }
-    lines.push(format!("kept fresh {} neighbours", status["neighbours"]["kept_fresh"]));
+    lines.push(format!("neighbour kept fresh {} times", status["neighbours"]["kept_fresh"]));
     let counters = &status["counters"];
     lines.push(format!("forwarded {}", counters["forwarded"]));
     for kind in ["dropped", "punted", "passed"] {

@@ -6,9 +6,10 @@
 //!  client 192.0.2.10, 2001:db8:1::10 --- eth0 [router] eth1 --- server 198.51.100.10, 2001:db8:2::10
 //! ```
 //!
-//! Timers are a twentieth of their defaults where the kernel allows, so that 30 s stand for ten minutes: entries are believed for
-//! 0.75 to 2.25 s (`base_reachable_time_ms`, drawn anew now and then), and probed three times, each 50 ms (`retrans_time_ms`).
-//! `delay_first_probe_time` counts in seconds: 1 instead of 5.
+//! Timers are some twelfth of their defaults, so that 50 s stand for ten minutes: entries are believed for 1.2 to 3.6 s
+//! (`base_reachable_time_ms`, drawn anew now and then), and probed three times, each 80 ms (`retrans_time_ms`).
+//! `delay_first_probe_time` counts in seconds: 1 instead of 5. Were an entry believed for less, it would be probed for ever though
+//! nobody uses it (`neigh_add_timer` takes a confirmation for a use).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -24,7 +25,7 @@ const SERVERS: [&str; 2] = ["198.51.100.10", "2001:db8:2::10"];
 const CLIENTS: [&str; 2] = ["192.0.2.10", "2001:db8:1::10"];
 const PORT: u16 = 5000;
 /// The kernel's longest: believed, then waited, then probed.
-const NOTICED: Duration = Duration::from_millis(2250 + 1000 + 3 * 50);
+const NOTICED: Duration = Duration::from_millis(3600 + 1000 + 3 * 80);
 /// We look at the marks twice a second, and the machine is slow.
 const LATER: Duration = Duration::from_millis(500 + 500);
 
@@ -56,7 +57,7 @@ impl Row {
             // Probes of the client's own would make use of the router's entry.
             client.run(&format!("sysctl -qw net.{family}.neigh.eth0.base_reachable_time_ms=3600000"));
             for device in ["eth0", "eth1"] {
-                let timers = "base_reachable_time_ms=1500 delay_first_probe_time=1 retrans_time_ms=50";
+                let timers = "base_reachable_time_ms=2400 delay_first_probe_time=1 retrans_time_ms=80";
                 for timer in timers.split(' ') {
                     router.run(&format!("sysctl -qw net.{family}.neigh.{device}.{timer}"));
                 }
@@ -157,6 +158,11 @@ impl OneWay {
     }
 }
 
+/// A packet that meets no neighbour is lost for seconds; one that meets a machine too busy to run the router is one of a few.
+fn hardly_any(lost: u64, sent: u64) -> bool {
+    lost * 100 <= sent
+}
+
 /// How an entry was seen over time.
 #[derive(Default, Debug)]
 struct Seen {
@@ -178,7 +184,7 @@ impl Seen {
     }
 }
 
-/// Ten minutes of one-way traffic, with timers a twentieth: the entry in use is probed and stays, as the kernel's own does; the one
+/// Ten minutes of one-way traffic, with timers a twelfth: the entry in use is probed and stays, as the kernel's own does; the one
 /// that is not in use becomes stale.
 #[test]
 fn privileged_an_entry_in_use_is_kept_fresh_and_an_unused_one_is_not() {
@@ -186,7 +192,7 @@ fn privileged_an_entry_in_use_is_kept_fresh_and_an_unused_one_is_not() {
     let traffic = [OneWay::start(&rows[0]), OneWay::start(&rows[1])];
     let forwarded = rows[1].router.kernel_forwarded();
     let mut seen: [[Seen; 2]; 2] = Default::default();
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(50);
     while Instant::now() < end {
         for (row, seen) in rows.iter().zip(&mut seen) {
             for (server, seen) in SERVERS.iter().zip(seen) {
@@ -211,10 +217,10 @@ fn privileged_an_entry_in_use_is_kept_fresh_and_an_unused_one_is_not() {
     }
     assert_eq!(unused, ["STALE", "STALE"], "nobody uses it");
     for (sent, received, _) in counted.iter().flatten() {
-        assert!(*sent > 2000 && sent == received, "lost on the way: {counted:?}");
+        assert!(*sent > 4000 && hardly_any(sent - received, *sent), "lost: {counted:?} {:#}", shunt.status());
     }
     // Two entries, twice a second at most; the clients' would make it four.
-    assert!(fresh.is_some_and(|fresh| (60..=122).contains(&fresh)), "{fresh:?}");
+    assert!(fresh.is_some_and(|fresh| (100..=202).contains(&fresh)), "{fresh:?}");
     assert_eq!(rows[1].router.kernel_forwarded(), forwarded, "the kernel forwarded: {:#}", shunt.status());
 }
 
@@ -309,6 +315,6 @@ fn privileged_permanent_and_learned_entries_stay_what_they_are() {
     let held = row.router.shunt(&format!("mirror --socket {}", shunt.socket())).stdout;
     assert!(held.contains(&format!("neighbour {v6} dev eth1 lladdr {mac} PERMANENT")), "{held}");
     for (sent, received, _) in traffic.finish() {
-        assert!(sent > 500 && sent == received, "{sent} {received}");
+        assert!(sent > 500 && hardly_any(sent - received, sent), "{sent} {received}");
     }
 }

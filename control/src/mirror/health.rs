@@ -79,7 +79,9 @@ impl LastRead {
 
 impl Mirror {
     pub fn health(&self) -> MirrorHealth {
-        let fault = self.fault.clone().or(self.netfilter.fault());
+        // The oldest is the one that ends in all packets being the kernel's.
+        let faults = [self.fault.clone(), self.route_fault.clone(), self.netfilter.fault()];
+        let fault = faults.into_iter().flatten().min_by_key(|(_, since)| *since);
         MirrorHealth {
             fault: fault.as_ref().map(|(text, _)| text.clone()),
             faulty_since: fault.map(|(_, since)| since),

@@ -119,7 +119,9 @@ pub struct Mirror {
     poll: Interval,
     /// After a failed dump: when to try again.
     retry: Option<Instant>,
-    fault: Option<(String, std::time::Instant)>,
+    fault: Option<FaultSince>,
+    /// Routes are dumped by themselves: that all else can be read says nothing of them.
+    route_fault: Option<FaultSince>,
     counts: Counts,
     last_read: LastRead,
     /// When the view was last known to equal the kernel.
@@ -156,6 +158,7 @@ impl Mirror {
             poll,
             retry: None,
             fault: None,
+            route_fault: None,
             counts: Counts::default(),
             last_read: LastRead::now(),
             equal: std::time::Instant::now(),
@@ -201,10 +204,14 @@ impl Mirror {
             let routes_due = self.routes.due().map(Instant::from_std);
             tokio::select! {
                 heard = self.events.heard() => {
-                    let mut ears = Ears::of(
-                        &mut self.dirty, &mut self.counts, &mut self.routes, &mut self.neighbours, &mut self.audit,
-                        &mut self.news,
-                    );
+                    let mut ears = Ears {
+                        dirty: &mut self.dirty,
+                        counts: &mut self.counts,
+                        routes: &mut self.routes,
+                        neighbours: &mut self.neighbours,
+                        audit: &mut self.audit,
+                        news: &mut self.news,
+                    };
                     ears.note(heard.map_err(MirrorError::Listen)?);
                     self.hear_pending();
                 }
@@ -233,7 +240,7 @@ impl Mirror {
     /// Takes in all that has been told by now. What of it is news, [`changed`](Self::changed) says.
     pub fn hear_pending(&mut self) {
         let Self { events, dirty, counts, routes, neighbours, audit, news, .. } = self;
-        let mut ears = Ears::of(dirty, counts, routes, neighbours, audit, news);
+        let mut ears = Ears { dirty, counts, routes, neighbours, audit, news };
         while let Some(heard) = events.pending() {
             ears.note(heard);
         }
@@ -241,11 +248,11 @@ impl Mirror {
 
     /// Reads everything anew; [`reloaded`](Self::reloaded) says when that is done.
     pub fn reload(&mut self) {
+        self.reload.get_or_insert_default();
         self.dirty.extend(Part::DUMPED);
         Family::BOTH.iter().for_each(|family| self.routes.doubt(*family));
         self.look_around();
         self.netfilter.note();
-        self.reload.get_or_insert_default();
     }
 
     /// Once after a [`reload`](Self::reload): which parts had not been as the kernel's.
@@ -272,8 +279,7 @@ impl Mirror {
     }
 
     fn fail(&mut self, error: &MirrorError) {
-        let since = self.fault.take().map_or_else(std::time::Instant::now, |(_, since)| since);
-        self.fault = Some((error.to_string(), since));
+        keep_fault(&mut self.fault, error);
         self.retry = Some(Instant::now() + RETRY_PAUSE);
     }
 
@@ -302,18 +308,7 @@ struct Ears<'a> {
     news: &'a mut Changes,
 }
 
-impl<'a> Ears<'a> {
-    fn of(
-        dirty: &'a mut BTreeSet<Part>,
-        counts: &'a mut Counts,
-        routes: &'a mut RouteTables,
-        neighbours: &'a mut Neighbours,
-        audit: &'a mut Rounds,
-        news: &'a mut Changes,
-    ) -> Self {
-        Ears { dirty, counts, routes, neighbours, audit, news }
-    }
-
+impl Ears<'_> {
     /// Takes in what was heard: routes and neighbours at once, of all else that it is to be dumped.
     fn note(&mut self, heard: Heard<'_>) {
         match heard {
@@ -375,6 +370,14 @@ impl<'a> Ears<'a> {
         self.dirty.insert(part);
         self.audit.told_of(part);
     }
+}
+
+/// What fails, and since when.
+type FaultSince = (String, std::time::Instant);
+
+fn keep_fault(fault: &mut Option<FaultSince>, error: &MirrorError) {
+    let since = fault.take().map_or_else(std::time::Instant::now, |(_, since)| since);
+    *fault = Some((error.to_string(), since));
 }
 
 fn note_netfilter(heard: Heard<'_>, counts: &mut Counts, netfilter: &mut Watch) {

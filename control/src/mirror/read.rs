@@ -1,6 +1,6 @@
 //! Reads the parts, one dump each. What cannot be read stays as it was, and dirty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::netfilter::Netfilter;
 use super::part::Part;
 use super::routes::Finished;
 use super::view::{KernelAddress, KernelLink, Qdiscs};
-use super::{Mirror, MirrorError, Neighbours, Sysctls, TableNames, netlink, number, of, raw, rtm};
+use super::{Mirror, MirrorError, Neighbours, Sysctls, TableNames, keep_fault, netlink, number, of, raw, rtm};
 
 impl Mirror {
     /// Dumps what is dirty. A part that fails stays dirty and as it was.
@@ -107,7 +107,7 @@ impl Mirror {
         }
         let before = std::mem::replace(&mut self.view.addresses, addresses);
         // Of all addresses only this decides anything.
-        let has = |all: &std::collections::BTreeSet<KernelAddress>| -> std::collections::BTreeSet<Ifindex> {
+        let has = |all: &BTreeSet<KernelAddress>| -> BTreeSet<Ifindex> {
             all.iter().filter(|one| one.local.is_ipv4()).map(|one| one.ifindex).collect()
         };
         self.news.links |= has(&before) != has(&self.view.addresses);
@@ -239,9 +239,9 @@ impl Mirror {
                 family.into_iter().for_each(|family| self.last_read.note_routes(family));
                 self.undecodable.insert("routes", self.routes.undecodable().cloned().collect());
                 self.collect_undecodable();
-                self.fault = None;
+                self.route_fault = None;
             }
-            Err(source) => self.fail(&MirrorError::Read { part: "routes", source }),
+            Err(source) => keep_fault(&mut self.route_fault, &MirrorError::Read { part: "routes", source }),
         }
     }
 

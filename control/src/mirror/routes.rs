@@ -150,8 +150,9 @@ impl RouteTables {
 
     /// Counts the tables whose difference the kernel has had time to tell of. To be called now and then.
     pub fn judge(&mut self) {
-        let due = |_: &(Family, TableId), since: &mut Instant| since.elapsed() > TIME_TO_TELL;
-        self.audit.differing += self.suspects.extract_if(.., due).count() as u64;
+        let before = self.suspects.len();
+        self.suspects.retain(|_, since| since.elapsed() <= TIME_TO_TELL);
+        self.audit.differing += (before - self.suspects.len()) as u64;
     }
 
     /// The kernel may have removed or revived routes by this interface without a word.
