@@ -11,7 +11,7 @@ const LOOKED_AT: Duration = Duration::from_millis(500);
 /// What a tool has to print first.
 const PRINTED: Duration = Duration::from_secs(1);
 /// Routes vanish without a message, with their interface, address or nexthop object. Then the family is dumped anew.
-const DUMPED: Duration = Duration::from_secs(1);
+const DUMPED_ANEW: Duration = Duration::from_secs(1);
 
 /// One part of the kernel's state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -88,7 +88,7 @@ impl Part {
     pub fn staleness_bound(self) -> Duration {
         match self {
             Part::Links | Part::Addresses | Part::Rules | Part::Nexthops | Part::Neighbours => TOLD,
-            Part::Routes => DUMPED,
+            Part::Routes => DUMPED_ANEW,
             Part::Sysctls | Part::TrafficControl | Part::Xfrm | Part::Connections => LOOKED_AT,
             Part::Nftables | Part::IptablesLegacy => PRINTED,
         }
