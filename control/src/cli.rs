@@ -28,6 +28,10 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Hold the running daemon's decisions against the kernel's, under live traffic
     Verify(VerifyArgs),
+    /// What the running daemon believes the kernel to hold
+    Mirror(MirrorArgs),
+    /// Read everything anew, and say what had differed
+    Reload(AskArgs),
 }
 
 #[derive(Args, Debug, Default)]
@@ -47,9 +51,27 @@ pub struct RunArgs {
     /// Control socket [default: /run/shunt.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Room for the kernel's events in bytes; one of a route takes about 1000 [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    pub event_buffer: Option<usize>,
     /// TOML file with the same keys; the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct MirrorArgs {
+    /// IPv4 only
+    #[arg(short = '4', conflicts_with = "six")]
+    pub four: bool,
+    /// IPv6 only
+    #[arg(short = '6')]
+    pub six: bool,
+    /// Routes of this table only, by name or number
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<String>,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 #[derive(Args, Debug)]

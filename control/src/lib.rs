@@ -3,6 +3,8 @@
 pub mod capabilities;
 pub mod cli;
 pub mod explain;
+pub mod holdings;
+pub mod keepalive;
 pub mod mirror;
 pub mod ports;
 pub mod settings;

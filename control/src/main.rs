@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::Value;
-use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs, VerifyArgs};
+use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs, MirrorArgs, VerifyArgs};
 use shunt_control::settings::Settings;
 use shunt_control::socket::{Answer, Question, SocketError, ask};
 use shunt_control::verify::watch;
@@ -27,6 +27,8 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(DIVERGED),
             Err(error) => Err(error),
         },
+        Command::Mirror(args) => held(&args),
+        Command::Reload(args) => show(&args, &Question::Reload, status::reload_text),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,13 +55,17 @@ fn show(args: &AskArgs, question: &Question, text: impl Fn(&Value) -> String) ->
 fn asked(socket: &Path, question: &Question) -> anyhow::Result<Value> {
     match ask(socket, question)? {
         Answer::Ok(value) => Ok(value),
+        Answer::Text(text) => Ok(Value::String(text)),
         Answer::Error(problem) => Err(anyhow::anyhow!(problem)),
     }
 }
 
 fn print(json: bool, value: &Value, text: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+    say(&if json { serde_json::to_string_pretty(value)? } else { text(value) })
+}
+
+fn say(shown: &str) -> anyhow::Result<()> {
     use std::io::Write;
-    let shown = if json { serde_json::to_string_pretty(value)? } else { text(value) };
     // A reader that has seen enough (`| head`) is not an error.
     let _ = writeln!(std::io::stdout(), "{shown}");
     Ok(())
@@ -69,9 +75,11 @@ fn print(json: bool, value: &Value, text: impl Fn(&Value) -> String) -> anyhow::
 fn check(args: &AskArgs) -> anyhow::Result<()> {
     match ask(&args.socket, &Question::Check) {
         Ok(Answer::Ok(value)) => print(args.json, &value, status::check_text),
+        Ok(Answer::Text(text)) => say(&text),
         Ok(Answer::Error(problem)) => Err(anyhow::anyhow!(problem)),
         Err(SocketError::NoDaemon { .. }) => {
-            let mirror = runtime()?.block_on(shunt_control::mirror::Mirror::open())?;
+            let mirror =
+                runtime()?.block_on(shunt_control::mirror::Mirror::open(shunt_control::mirror::EVENT_BUFFER))?;
             let eligible = ports::sort(mirror.view(), &[], &[]);
             let translation = shunt_control::translate::translate(mirror.view(), &eligible.numbers());
             print(args.json, &status::check_json(&translation.report(mirror.view())), status::check_text)
@@ -91,4 +99,11 @@ fn verified(args: &VerifyArgs) -> anyhow::Result<bool> {
     print(args.ask.json, &report, watch::text)?;
     anyhow::ensure!(report["compared"] != 0, "nothing could be compared: it takes traffic that the workers see");
     Ok(report["divergences"] == 0)
+}
+
+fn held(args: &MirrorArgs) -> anyhow::Result<()> {
+    match asked(&args.ask.socket, &Question::Mirror(args.into()))? {
+        Value::String(text) => say(&text),
+        other => say(&other.to_string()),
+    }
 }

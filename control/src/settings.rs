@@ -6,6 +6,7 @@ use serde::Deserialize;
 use shunt_dataplane::{XdpMode, ZeroCopy};
 
 use crate::cli::{DEFAULT_SOCKET, RunArgs};
+use crate::mirror::EVENT_BUFFER;
 
 /// Settings of one run of the daemon.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     pub zero_copy: ZeroCopy,
     pub socket: PathBuf,
+    /// Bytes of events of the kernel's that may wait for us.
+    pub event_buffer: usize,
 }
 
 /// Why the settings cannot be used.
@@ -39,6 +42,7 @@ struct File {
     xdp_mode: Option<String>,
     zero_copy: Option<String>,
     socket: Option<PathBuf>,
+    event_buffer: Option<usize>,
 }
 
 impl Settings {
@@ -55,6 +59,7 @@ impl Settings {
             workers,
             xdp_mode: xdp_mode(args.xdp_mode.clone().or(file.xdp_mode))?,
             zero_copy: zero_copy(args.zero_copy.clone().or(file.zero_copy))?,
+            event_buffer: args.event_buffer.or(file.event_buffer).unwrap_or(EVENT_BUFFER),
             socket: args.socket.clone().or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
         })
     }

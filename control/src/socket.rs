@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::explain::Packet;
+use crate::holdings::Excerpt;
 
 /// A longer question is refused.
 const LONGEST_QUESTION: usize = 4096;
@@ -26,6 +27,19 @@ pub enum Question {
     Status,
     Check,
     Explain(Packet),
+    Mirror(Excerpt),
+    Reload,
+}
+
+impl Question {
+    /// How long the answer may take to come.
+    fn patience(&self) -> Duration {
+        match self {
+            // A million routes are to be read or printed.
+            Question::Mirror(_) | Question::Reload => Duration::from_secs(60),
+            _ => PATIENCE,
+        }
+    }
 }
 
 /// What it is told.
@@ -33,6 +47,8 @@ pub enum Question {
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     Ok(Value),
+    /// Ready to print.
+    Text(String),
     Error(String),
 }
 
@@ -164,7 +180,7 @@ pub fn ask(path: &Path, question: &Question) -> Result<Answer, SocketError> {
     let no_daemon = |source| SocketError::NoDaemon { path: path.to_owned(), source };
     let bad = |problem: String| SocketError::BadAnswer { path: path.to_owned(), problem };
     let mut stream = StdStream::connect(path).map_err(no_daemon)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(no_daemon)?;
+    stream.set_read_timeout(Some(question.patience())).map_err(no_daemon)?;
     let text = serde_json::to_vec(question).map_err(|error| bad(error.to_string()))?;
     stream.write_all(&text).and_then(|()| stream.shutdown(std::net::Shutdown::Write)).map_err(no_daemon)?;
     let mut reply = Vec::new();

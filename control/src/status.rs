@@ -1,12 +1,12 @@
 //! What `shunt status` and `shunt check` say, as JSON and as text.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use shunt_dataplane::{Counters, PortStatus, WorkerStatus};
 use shunt_policy::{DropReason, Generation, PassReason, Policy, PuntReason};
 
-use crate::mirror::MirrorHealth;
+use crate::mirror::{AUDIT_PAUSE, MirrorHealth, Part};
 use crate::ports::Left;
 use crate::translate::{Item, Standing};
 use crate::verify::{self, Verifier};
@@ -24,6 +24,8 @@ pub struct Report<'a> {
     pub health: MirrorHealth,
     pub stale: bool,
     pub verifier: &'a Verifier,
+    /// How often the kernel was told that a neighbour is in use.
+    pub kept_fresh: u64,
 }
 
 /// The stable, machine-readable form.
@@ -50,15 +52,45 @@ pub fn json(report: &Report<'_>) -> Value {
             "guards": summary.guards,
         },
         "counters": counters(&report.counters),
-        "mirror": {
-            "stale": report.stale,
-            "fault": health.fault,
-            "lost_events": health.counts.lost_events,
-            "resyncs": health.counts.resyncs,
-            "retried_dumps": health.counts.retried_dumps,
-            "undecodable": health.undecodable,
-        },
+        "neighbours": { "kept_fresh": report.kept_fresh },
+        "mirror": mirror(health, report.stale),
         "verify": report.verifier.json(),
+    })
+}
+
+/// The mirror as a service: ages and bounds in milliseconds.
+fn mirror(health: &MirrorHealth, stale: bool) -> Value {
+    let age = |since: Instant| since.elapsed().as_millis() as u64;
+    let differing = |part| match part {
+        Part::Routes => health.route_audit.differing,
+        part => health.audit.differing[part as usize],
+    };
+    let source = |part: Part| {
+        json!({
+            "source": part.word(),
+            "followed": if part.is_told() { "told" } else { "polled" },
+            "age_ms": age(health.last_read.of(part)),
+            "staleness_bound_ms": part.staleness_bound().as_millis() as u64,
+            "differing": differing(part),
+        })
+    };
+    json!({
+        "stale": stale,
+        "fault": health.fault,
+        "in_step": health.in_step,
+        "age_ms": age(health.equal),
+        "lost_events": health.counts.lost_events,
+        "resyncs": health.counts.resyncs,
+        "retried_dumps": health.counts.retried_dumps,
+        "undecodable": health.undecodable,
+        "strangers": health.counts.strangers,
+        "audit": {
+            "period_ms": AUDIT_PAUSE.as_millis() as u64,
+            "age_ms": age(health.route_audit.last.min(health.audit.last)),
+            "count": health.route_audit.count + health.audit.count,
+            "differing": Part::ALL.map(differing).iter().sum::<u64>(),
+        },
+        "sources": Part::ALL.map(source),
     })
 }
 
@@ -130,11 +162,34 @@ pub fn text(status: &Value) -> String {
     match mirror["fault"].as_str() {
         Some(fault) => lines.push(format!("mirror    FAULT: {fault}")),
         None => lines.push(format!(
-            "mirror    in step; lost events {}, resyncs {}, undecodable {}",
-            mirror["lost_events"], mirror["resyncs"], mirror["undecodable"]
+            "mirror    {}, {} ms old; lost events {}, resyncs {}, retried dumps {}, undecodable {}, not the kernel's {}",
+            if mirror["in_step"] == true { "in step" } else { "IN DOUBT" },
+            mirror["age_ms"],
+            mirror["lost_events"],
+            mirror["resyncs"],
+            mirror["retried_dumps"],
+            mirror["undecodable"],
+            mirror["strangers"],
         )),
     }
     lines.extend(verify::text(&status["verify"]));
+    let audit = &mirror["audit"];
+    lines.push(format!(
+        "audit     {} ago: {} in all, {} differing",
+        ms(audit, "age_ms"),
+        audit["count"],
+        audit["differing"]
+    ));
+    for source in array(&mirror["sources"]) {
+        lines.push(format!(
+            "source    {:15} {:6} read {} ago, at most {} behind",
+            word(&source["source"]),
+            word(&source["followed"]),
+            ms(source, "age_ms"),
+            ms(source, "staleness_bound_ms"),
+        ));
+    }
+    lines.push(format!("neighbour kept fresh {} times", status["neighbours"]["kept_fresh"]));
     let counters = &status["counters"];
     lines.push(format!("forwarded {}", counters["forwarded"]));
     for kind in ["dropped", "punted", "passed"] {
@@ -163,6 +218,19 @@ pub fn check_text(check: &Value) -> String {
     }
     lines.push(format!("{} exact, {} punted, {} unsupported", counts[0], counts[1], counts[2]));
     lines.join("\n")
+}
+
+/// `shunt reload` for the terminal, from its JSON.
+pub fn reload_text(reload: &Value) -> String {
+    let differed: Vec<&str> = array(&reload["differed"]).iter().map(word).collect();
+    match differed[..] {
+        [] => format!("everything was in step; generation {}", reload["generation"]),
+        _ => format!("had differed: {}; generation {}", differed.join(", "), reload["generation"]),
+    }
+}
+
+fn ms(value: &Value, key: &str) -> String {
+    format!("{} ms", value[key])
 }
 
 fn array(value: &Value) -> &[Value] {

@@ -3,22 +3,26 @@
 //! A change in the mirror is translated, compiled and published. Workers never wait for this, and the kernel forwards whatever
 //! they do not hold: while ports are opened anew, and for good when the process ends.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shunt_dataplane::{Counters, Dataplane, OpenError, Options};
 use shunt_policy::{Generation, Ifindex, Policy, compile, recompile};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::capabilities;
 use crate::explain;
-use crate::mirror::{Changes, Mirror, MirrorError};
+use crate::holdings::Holdings;
+use crate::keepalive::Keepalive;
+use crate::mirror::{Changes, Mirror, MirrorError, Part};
 use crate::ports::{self, Left, Selection, SelectionError};
 use crate::settings::Settings;
-use crate::socket::{Answer, Question, Server, SocketError};
+use crate::socket::{Answer, Asked, Question, Server, SocketError};
 use crate::status;
 use crate::translate::{Translation, translate};
 use crate::verify::{self, Verifier};
@@ -47,6 +51,8 @@ pub enum RunError {
     Oracle(io::Error),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
+    #[error("cannot open a netlink socket: {0}")]
+    Keepalive(io::Error),
 }
 
 /// Runs until SIGTERM or SIGINT. On an error nothing stays attached.
@@ -55,7 +61,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let mut server = Server::bind(&settings.socket)?;
-    let mut mirror = Mirror::open().await?;
+    let mut mirror = Mirror::open(settings.event_buffer).await?;
     let mut supervisor = Supervisor::start(settings, &mirror)?;
     supervisor.announce();
 
@@ -69,13 +75,14 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             changed = mirror.changed() => {
                 supervisor.follow(&mirror, changed?);
             }
-            _ = tick.tick() => supervisor.tick(&mirror),
-            asked = server.question() => {
+            _ = tick.tick() => supervisor.tick(&mut mirror),
+            asked = server.question() => if let Some(asked) = supervisor.take(asked, &mut mirror) {
                 let answer = supervisor.answer(&asked.question, &mirror);
                 // A client that has left is no loss.
                 let _ = asked.reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
             }
         }
+        supervisor.settle_reloads(&mut mirror);
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     supervisor.close();
@@ -101,6 +108,17 @@ struct Supervisor {
     /// The mirror is stale and the ports are handed to the kernel.
     stale: bool,
     verifier: Verifier,
+    keepalive: Keepalive,
+    reloads: Reloads,
+}
+
+/// Operators who wait until everything is read anew.
+#[derive(Default)]
+struct Reloads {
+    waiting: Vec<oneshot::Sender<Answer>>,
+    begun: Option<Instant>,
+    /// It is read: the generation that workers are to adopt, and what had differed.
+    read: Option<(Generation, BTreeSet<Part>)>,
 }
 
 impl Supervisor {
@@ -119,6 +137,8 @@ impl Supervisor {
             reopen: false,
             stale: false,
             verifier: Verifier::open().map_err(RunError::Oracle)?,
+            keepalive: Keepalive::open().map_err(RunError::Keepalive)?,
+            reloads: Reloads::default(),
         };
         supervisor.open(mirror)?;
         Ok(supervisor)
@@ -214,9 +234,13 @@ impl Supervisor {
         self.selection.taken.iter().map(|port| port.ifindex).collect()
     }
 
-    fn tick(&mut self, mirror: &Mirror) {
+    fn tick(&mut self, mirror: &mut Mirror) {
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.collect();
+            if self.keepalive.is_due() {
+                mirror.hear_pending();
+                self.keepalive.refresh(&dataplane.used_neighbours(), mirror.neighbours());
+            }
         }
         self.verify(mirror);
         let stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
@@ -241,9 +265,48 @@ impl Supervisor {
     /// Holds what the workers have decided lately against the kernel.
     fn verify(&mut self, mirror: &Mirror) {
         let samples = self.dataplane.as_mut().map(|dataplane| dataplane.take_samples(verify::AT_ONCE));
-        let health = mirror.health();
-        let in_step = health.fault.is_none() && !health.in_doubt;
-        self.verifier.turn(samples.unwrap_or_default(), &self.policy, in_step, Instant::now());
+        let samples = samples.unwrap_or_default();
+        self.verifier.turn(samples, &self.policy, mirror.health().in_step, Instant::now());
+    }
+
+    /// Takes on what is answered later or elsewhere; the others come back.
+    fn take(&mut self, asked: Asked, mirror: &mut Mirror) -> Option<Asked> {
+        match asked.question {
+            Question::Reload => {
+                mirror.reload();
+                self.reloads.read = None;
+                self.reloads.begun = Some(Instant::now());
+                self.reloads.waiting.push(asked.reply);
+            }
+            Question::Mirror(excerpt) => {
+                let holdings = Holdings::of(mirror, &self.translation.config.links);
+                tokio::task::spawn_blocking(move || {
+                    let _ = asked.reply.send(holdings.print(&excerpt).map_or_else(Answer::Error, Answer::Text));
+                });
+            }
+            _ => return Some(asked),
+        }
+        None
+    }
+
+    /// Answers those who wait when the workers go by what was read.
+    fn settle_reloads(&mut self, mirror: &mut Mirror) {
+        let Some(begun) = self.reloads.begun else { return };
+        if let Some(differed) = mirror.reloaded() {
+            self.reloads.read = Some((self.policy.generation(), differed));
+        }
+        let adopted = self.dataplane.as_ref().map(Dataplane::adopted);
+        let answer = match (&self.reloads.read, mirror.health().fault) {
+            (Some((generation, differed)), _) if adopted.is_none_or(|adopted| adopted >= *generation) => {
+                let differed: Vec<_> = differed.iter().map(|part| part.word()).collect();
+                Answer::Ok(json!({ "generation": generation.0, "differed": differed }))
+            }
+            (None, Some(fault)) if begun.elapsed() > STALENESS_BOUND => Answer::Error(fault),
+            _ => return,
+        };
+        for reply in std::mem::take(&mut self.reloads).waiting {
+            let _ = reply.send(answer.clone());
+        }
     }
 
     fn answer(&mut self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
@@ -253,6 +316,8 @@ impl Supervisor {
             Question::Explain(packet) => {
                 explain::explain(packet, &self.policy, &mirror.view().table_names, self.verifier.oracle())
             }
+            // Those that `take` keeps.
+            Question::Mirror(_) | Question::Reload => Ok(Value::Null),
         }
     }
 
@@ -272,6 +337,7 @@ impl Supervisor {
             health: mirror.health(),
             stale: self.stale,
             verifier: &self.verifier,
+            kept_fresh: self.keepalive.kept(),
         }
     }
 

@@ -14,6 +14,7 @@ use shunt_policy::{Generation, Ifindex, Mac, Policy, PortId};
 
 use crate::counters::{Counters, WorkerCounters};
 use crate::error::OpenError;
+use crate::marks::UsedNeighbours;
 use crate::port::Port;
 use crate::sample::{Sample, Samples};
 use crate::snapshot::Publisher;
@@ -196,6 +197,11 @@ impl Dataplane {
 
     pub fn workers(&self) -> Vec<WorkerStatus> {
         self.counters.iter().enumerate().map(|(index, counters)| counters.status(index)).collect()
+    }
+
+    /// The neighbours that packets were sent to since the last call.
+    pub fn used_neighbours(&self) -> UsedNeighbours {
+        UsedNeighbours::take(self.counters.iter().map(|counters| &counters.neighbours))
     }
 
     /// Everything that was counted since the start.

@@ -116,6 +116,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
                 way => {
                     onward.rewrite(&mut frame);
+                    self.counters.neighbours.set(onward.egress.neighbour());
                     self.send(frame, onward.egress.port(), way);
                 }
             },

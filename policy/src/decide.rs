@@ -49,10 +49,10 @@ impl Policy {
         let (port, source) = egress.egress.map_err(Stop::Punt)?;
         let destination = match hop.via {
             Some(_) => hop.gateway,
-            None => self.neighbours.mac(hop.oif, query.destination),
+            None => self.neighbours.known(hop.oif, query.destination),
         };
-        let Some(destination) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
-        Ok(Egress { port, oif: hop.oif, source, destination, mark })
+        let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
+        Ok(Egress { port, oif: hop.oif, source, destination, mark, neighbour })
     }
 
     pub(crate) fn ground(&self, family: Family) -> Ground<'_> {

@@ -13,6 +13,7 @@ mod decide;
 pub mod fib;
 mod multipath;
 pub mod names;
+mod neighbour;
 pub mod outcome;
 pub mod query;
 pub mod reference;
@@ -24,6 +25,7 @@ pub mod tables;
 
 pub use compile::{Policy, compile, recompile};
 pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
+pub use neighbour::NeighbourSlot;
 pub use outcome::{DropReason, Egress, PassReason, PuntReason, Stop};
 pub use query::{Query, Transport};
 pub use routing::{NextHop, Routing};

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::names::{Ifindex, Mac, Mark, PortId};
+use crate::neighbour::NeighbourSlot;
 
 /// Permission to send: which port, between which Ethernet addresses. Only this crate can make one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +13,7 @@ pub struct Egress {
     pub(crate) source: Mac,
     pub(crate) destination: Mac,
     pub(crate) mark: Mark,
+    pub(crate) neighbour: NeighbourSlot,
 }
 
 impl Egress {
@@ -36,6 +38,11 @@ impl Egress {
     /// The mark after PREROUTING.
     pub fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Where to note that the next hop is in use.
+    pub fn neighbour(&self) -> NeighbourSlot {
+        self.neighbour
     }
 }
 

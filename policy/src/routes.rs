@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Config, Hops, Leg, Link, NexthopObject, Route, RouteKind, Spreading};
+use crate::config::{Config, Hops, Leg, Link, Neighbour, NexthopObject, Route, RouteKind, Spreading};
 use crate::multipath;
 use crate::names::{Dscp, Family, Ifindex, Mac};
+use crate::neighbour::NeighbourSlot;
 use crate::outcome::{DropReason, PuntReason, Stop};
 use crate::routing::NextHop;
 use crate::slots::{self, Chunk, Slots};
@@ -76,8 +77,8 @@ pub(crate) struct Way {
 pub(crate) struct Hop {
     pub(crate) oif: Ifindex,
     pub(crate) via: Option<IpAddr>,
-    /// The gateway's MAC; `None` when the next hop is the destination itself or the gateway is unresolved.
-    pub(crate) gateway: Option<Mac>,
+    /// The gateway; `None` when the next hop is the destination itself or the gateway is unresolved.
+    pub(crate) gateway: Option<(Mac, NeighbourSlot)>,
 }
 
 /// How a leg is chosen.
@@ -167,14 +168,16 @@ impl Hop {
 
 /// What the kernel knows of the addresses on a link.
 #[derive(Debug, Default)]
-pub(crate) struct Neighbours(HashMap<(Ifindex, IpAddr), Option<Mac>, foldhash::fast::RandomState>);
+pub(crate) struct Neighbours(HashMap<(Ifindex, IpAddr), Option<(Mac, NeighbourSlot)>, foldhash::fast::RandomState>);
 
 impl Neighbours {
     pub(crate) fn compile(config: &Config) -> Self {
-        Neighbours(config.neighbours.iter().map(|n| ((n.ifindex, n.address), n.mac)).collect())
+        let known = |n: &Neighbour| n.mac.map(|mac| (mac, NeighbourSlot::of(n.ifindex, n.address)));
+        Neighbours(config.neighbours.iter().map(|n| ((n.ifindex, n.address), known(n))).collect())
     }
 
-    pub(crate) fn mac(&self, oif: Ifindex, address: IpAddr) -> Option<Mac> {
+    /// `None` while it is not resolved.
+    pub(crate) fn known(&self, oif: Ifindex, address: IpAddr) -> Option<(Mac, NeighbourSlot)> {
         self.0.get(&(oif, address)).copied().flatten()
     }
 
@@ -346,7 +349,7 @@ impl Compiler<'_> {
         let hop = |leg: &Leg| Hop {
             oif: leg.oif,
             via: leg.via,
-            gateway: leg.via.and_then(|via| self.neighbours.mac(leg.oif, via)),
+            gateway: leg.via.and_then(|via| self.neighbours.known(leg.oif, via)),
         };
         self.ways.push(Way { legs: legs.iter().map(hop).collect(), choice, mtu });
         Fate::Onward(WayId { chunk: self.chunk, at: self.ways.len() as u32 - 1 })

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shunt_control::mirror::Mirror;
 use shunt_control::mirror::oracle::{Answer, Kind, Oracle, Route};
+use shunt_control::mirror::{EVENT_BUFFER, Mirror};
 use shunt_control::ports;
 use shunt_control::translate::translate;
 use shunt_control::verify::{Verifier, check};
@@ -18,7 +18,7 @@ use shunt_tests::lab::{Stream, TwoWays, eventually};
 /// What the router's kernel has at this moment, as the daemon would compile it. To be called inside of its namespace.
 fn policy_of_the_kernel() -> Policy {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mirror = runtime.block_on(Mirror::open()).expect("the mirror opens");
+    let mirror = runtime.block_on(Mirror::open(EVENT_BUFFER)).expect("the mirror opens");
     let numbers = ports::sort(mirror.view(), &[], &[]).numbers();
     compile(&translate(mirror.view(), &numbers).config, Generation(1))
 }

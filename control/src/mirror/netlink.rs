@@ -10,8 +10,9 @@ use super::attributes::{HEADER, Request};
 
 /// How often an interrupted dump is tried again at once.
 const ATTEMPTS: u32 = 20;
-/// Receive buffer of the event socket in bytes: bursts of route changes wait here. Beyond rmem_max only root may go.
-const EVENT_BUFFER: usize = 64 << 20;
+/// Receive buffer of the event sockets in bytes, unless the operator wants another: bursts of route changes wait here. Beyond
+/// rmem_max only root may go.
+pub const EVENT_BUFFER: usize = 64 << 20;
 /// No datagram is longer: the kernel fills 32 KiB at most when it dumps.
 const LONGEST: usize = 256 << 10;
 
@@ -56,6 +57,7 @@ impl Dumper {
         let mut interrupted = false;
         loop {
             self.buffer.clear();
+            // From the kernel alone: the socket is connected (netlink_getsockbyportid).
             self.socket.recv(&mut self.buffer, 0)?;
             let mut done = false;
             each_message(&self.buffer, |header, bytes| {
@@ -88,7 +90,7 @@ impl Dumper {
     }
 }
 
-/// What the library decodes in full: links, neighbours, qdiscs.
+/// What the library decodes in full: links, qdiscs.
 pub fn decoded(message: &[u8]) -> Option<RouteNetlinkMessage> {
     match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.payload {
         NetlinkPayload::InnerMessage(message) => Some(message),
@@ -96,7 +98,11 @@ pub fn decoded(message: &[u8]) -> Option<RouteNetlinkMessage> {
     }
 }
 
-/// Calls `take` with each whole message of a datagram; what is cut short ends it.
+/// Calls `take` with each whole message of a datagram.
+///
+/// # Errors
+///
+/// Those of `take`, and that the datagram ends in the middle of a message: something was not told.
 pub fn each_message(
     datagram: &[u8],
     mut take: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
@@ -111,7 +117,10 @@ pub fn each_message(
         // Messages start at multiples of four (NLMSG_ALIGN).
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Ok(())
+    match rest {
+        [] => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram of the kernel's is cut short")),
+    }
 }
 
 /// A socket that hears of changes.
@@ -127,19 +136,21 @@ pub enum Heard<'a> {
     Datagram(&'a [u8]),
     /// The kernel had to throw messages away (ENOBUFS).
     Lost,
+    /// Not from the kernel, and not to be believed.
+    Stranger,
 }
 
 impl Events {
-    /// Joins the groups of a protocol.
-    pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
+    /// Joins the groups of a protocol. `room` is the size of the receive buffer in bytes.
+    pub fn open(protocol: isize, groups: &[u32], room: usize) -> io::Result<Self> {
         let mut socket = <TokioSocket as AsyncSocket>::new(protocol)?;
         socket.socket_mut().bind_auto()?;
         for group in groups {
             socket.socket_mut().add_membership(*group)?;
         }
         let fd = socket.socket_ref();
-        if nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::RcvBufForce, &EVENT_BUFFER).is_err() {
-            let _ = fd.set_rx_buf_sz(EVENT_BUFFER as u32);
+        if nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::RcvBufForce, &room).is_err() {
+            let _ = fd.set_rx_buf_sz(u32::try_from(room).unwrap_or(u32::MAX));
         }
         Ok(Events { socket, buffer: Vec::with_capacity(LONGEST) })
     }
@@ -147,21 +158,23 @@ impl Events {
     /// Waits for news. Cancel-safe.
     pub async fn heard(&mut self) -> io::Result<Heard<'_>> {
         self.buffer.clear();
-        let received = self.socket.recv(&mut self.buffer).await;
+        let received = self.socket.recv_from(&mut self.buffer).await;
         heard(received, &self.buffer)
     }
 
     /// What else has arrived by now.
     pub fn pending(&mut self) -> Option<Heard<'_>> {
         self.buffer.clear();
-        let received = self.socket.socket_ref().recv(&mut self.buffer, libc::MSG_DONTWAIT);
-        heard(received, &self.buffer).ok()
+        let received = self.socket.socket_ref().recv_from(&mut self.buffer, libc::MSG_DONTWAIT);
+        heard(received.map(|(_, sender)| sender), &self.buffer).ok()
     }
 }
 
-fn heard<T>(received: io::Result<T>, buffer: &[u8]) -> io::Result<Heard<'_>> {
+fn heard(received: io::Result<SocketAddr>, buffer: &[u8]) -> io::Result<Heard<'_>> {
     match received {
-        Ok(_) => Ok(Heard::Datagram(buffer)),
+        // Only the kernel has this number. Whoever has CAP_NET_ADMIN can send to our socket, and to its groups.
+        Ok(sender) if sender.port_number() == 0 => Ok(Heard::Datagram(buffer)),
+        Ok(_) => Ok(Heard::Stranger),
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Heard::Lost),
         Err(error) => Err(error),
     }

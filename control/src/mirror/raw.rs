@@ -44,15 +44,8 @@ pub fn translated() -> io::Result<Vec<Family>> {
 pub fn xfrm() -> io::Result<Vec<Family>> {
     let mut families = Vec::new();
     let Some(mut dumper) = open(NETLINK_XFRM)? else { return Ok(families) };
-    let asked = dumper.ask(&request(GETPOLICY, &[]), &mut |message| {
-        let family = message.get(HEADER + POLICY_FAMILY..).and_then(|rest| rest.first_chunk::<2>());
-        match family.map(|bytes| u16::from_ne_bytes(*bytes) as u8) {
-            Some(AF_INET) => families.push(Family::V4),
-            Some(AF_INET6) => families.push(Family::V6),
-            // Unspecified or not understood: it could be either.
-            _ => families.extend(Family::BOTH),
-        }
-    });
+    let asked =
+        dumper.ask(&request(GETPOLICY, &[]), &mut |message| families.extend_from_slice(policy_families(message)));
     match asked {
         Err(error) if !absent(&error) => return Err(error),
         _ => {}
@@ -60,6 +53,17 @@ pub fn xfrm() -> io::Result<Vec<Family>> {
     families.sort();
     families.dedup();
     Ok(families)
+}
+
+/// What a policy may apply to.
+pub(super) fn policy_families(message: &[u8]) -> &'static [Family] {
+    let family = message.get(HEADER + POLICY_FAMILY..).and_then(|rest| rest.first_chunk::<2>());
+    match family.map(|bytes| u16::from_ne_bytes(*bytes) as u8) {
+        Some(AF_INET) => &[Family::V4],
+        Some(AF_INET6) => &[Family::V6],
+        // Unspecified or not understood: it could be either.
+        _ => &Family::BOTH,
+    }
 }
 
 /// `None` if the kernel has no such netlink protocol.
@@ -83,9 +87,10 @@ fn request(kind: u16, payload: &[u8]) -> Request {
     Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, payload)
 }
 
-/// Looks for `CTA_STATUS` among the attributes behind `struct nfgenmsg`.
-fn is_translated(message: &[u8]) -> bool {
+/// Looks for `CTA_STATUS` among the attributes behind `struct nfgenmsg`. Every connection has one (`ctnetlink_fill_info`); one that
+/// we cannot find may say anything.
+pub(super) fn is_translated(message: &[u8]) -> bool {
     let mut all = attributes(message.get(HEADER + 4..).unwrap_or_default()).flatten();
     let status = all.find(|attribute| attribute.kind == CTA_STATUS).and_then(|attribute| attribute.be32());
-    status.is_some_and(|status| status & TRANSLATED != 0)
+    status.is_none_or(|status| status & TRANSLATED != 0)
 }

@@ -5,13 +5,14 @@
 //! are applied to the present tables at once and to the dumped ones at the end. Now and then a dump is taken without need: the
 //! audit, which counts what differs.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use shunt_policy::config::{Hops, Leg, Route, RouteKind};
-use shunt_policy::{Family, Ifindex, Rib, Tables, tables};
+use shunt_policy::{Family, Ifindex, Rib, TableId, Tables, tables};
 use tokio::task::JoinHandle;
 
 use super::attributes::Request;
@@ -22,8 +23,10 @@ use super::netlink::Dumper;
 const GETROUTE: u16 = 26;
 /// After a failed dump.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// So long after a change the kernel has told of it.
+const TIME_TO_TELL: Duration = Duration::from_millis(200);
 /// How long the tables are left in peace between two audits.
-const AUDIT_PAUSE: Duration = Duration::from_secs(60);
+pub const AUDIT_PAUSE: Duration = Duration::from_secs(60);
 
 /// All tables of both families.
 pub struct RouteTables {
@@ -36,6 +39,8 @@ pub struct RouteTables {
     /// A dump that took long is not followed by another one at once.
     rest_until: Instant,
     audit: Audit,
+    /// Tables that an audit found to differ, though the kernel had not told why. It changes first and tells then.
+    suspects: BTreeMap<(Family, TableId), Instant>,
 }
 
 /// What audits have found.
@@ -93,6 +98,7 @@ struct Dumped {
 /// How a finished dump compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
+    pub family: Option<Family>,
     pub changed: bool,
     pub retried: u64,
 }
@@ -108,6 +114,7 @@ impl RouteTables {
             undecodable: Default::default(),
             rest_until: Instant::now(),
             audit: Audit { last: Instant::now(), count: 0, differing: 0, next: Family::V4 },
+            suspects: BTreeMap::new(),
         };
         for family in Family::BOTH {
             tables.begin(family, Purpose::Repair);
@@ -135,9 +142,22 @@ impl RouteTables {
         self.dirty.iter().any(|dirty| *dirty) || self.dump.as_ref().is_some_and(|dump| dump.purpose == Purpose::Repair)
     }
 
+    /// Whether something has cast doubt on the family since its last dump began.
+    pub fn is_doubted(&self, family: Family) -> bool {
+        self.dirty[family as usize]
+    }
+
     /// What is known of the family is in doubt.
     pub fn doubt(&mut self, family: Family) {
         self.dirty[family as usize] = true;
+        self.suspects.retain(|(suspect, _), _| *suspect != family);
+    }
+
+    /// Counts the tables whose difference the kernel has had time to tell of. To be called now and then.
+    pub fn judge(&mut self) {
+        let before = self.suspects.len();
+        self.suspects.retain(|_, since| since.elapsed() <= TIME_TO_TELL);
+        self.audit.differing += (before - self.suspects.len()) as u64;
     }
 
     /// The kernel may have removed or revived routes by this interface without a word.
@@ -173,6 +193,7 @@ impl RouteTables {
         };
         let change = Change { kind, placed };
         let family = change.placed.prefix.family();
+        self.suspects.remove(&(family, change.placed.table));
         let applied = apply(&mut self.rib, &change);
         if applied == Applied::Unclear {
             self.doubt(family);
@@ -247,9 +268,12 @@ impl RouteTables {
         let differing = dumped.rib.tables().differing(self.rib.tables(), family);
         if purpose == Purpose::Audit {
             let next = if family == Family::V4 { Family::V6 } else { Family::V4 };
-            let Audit { count, differing: before, .. } = self.audit;
-            let differing = before + differing.len() as u64;
-            self.audit = Audit { last: Instant::now(), count: count + 1, differing, next };
+            let count = self.audit.count;
+            self.audit = Audit { last: Instant::now(), count: count + 1, next, ..self.audit };
+            // What has come into doubt in the meantime is no surprise.
+            if !self.dirty[family as usize] {
+                self.suspects.extend(differing.iter().map(|table| ((family, *table), Instant::now())));
+            }
         }
         let undecodable = &mut self.undecodable[family as usize];
         let changed = !differing.is_empty() || *undecodable != dumped.undecodable;
@@ -260,7 +284,7 @@ impl RouteTables {
         let retried = dumped.retried;
         // A million routes take a tenth of a second to go, and the next change is not to wait for that.
         tokio::task::spawn_blocking(move || drop(dumped.rib));
-        Finished { changed, retried }
+        Finished { family: Some(family), changed, retried }
     }
 }
 
@@ -388,7 +412,7 @@ fn has_gateway(route: &Route) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use shunt_policy::{Prefix, TableId};
+    use shunt_policy::Prefix;
 
     use super::*;
 

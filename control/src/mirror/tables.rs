@@ -48,6 +48,12 @@ impl TableNames {
         }
     }
 
+    /// The number of a table that is called by name or number.
+    pub fn number(&self, name: &str) -> Option<TableId> {
+        let named = self.0.iter().find(|(_, own)| *own == name).map(|(number, _)| *number);
+        named.or_else(|| name.parse().ok()).map(TableId)
+    }
+
     /// The table's name, or its number.
     pub fn name(&self, table: TableId) -> String {
         self.0.get(&table.0).cloned().unwrap_or_else(|| table.to_string())

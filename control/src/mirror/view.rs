@@ -1,6 +1,7 @@
 //! What the kernel holds, as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use shunt_policy::config::{Neighbour, NexthopObject, Rule};
@@ -14,8 +15,10 @@ use super::tables::TableNames;
 #[derive(Clone, Debug, Default)]
 pub struct KernelView {
     pub links: Vec<KernelLink>,
-    /// Interfaces that have an IPv4 address.
-    pub addressed: BTreeSet<Ifindex>,
+    /// By family: interfaces whose carrier, or whether it counts, has changed since routes were last read: what these say of dead
+    /// next hops is old.
+    pub unread_carriers: [BTreeSet<Ifindex>; 2],
+    pub addresses: BTreeSet<KernelAddress>,
     pub neighbours: Arc<Vec<Neighbour>>,
     /// In the kernel's order, IPv4 before IPv6.
     pub rules: Arc<Vec<Rule>>,
@@ -58,6 +61,27 @@ pub struct KernelLink {
     pub xdp_program: Option<u32>,
 }
 
+/// An address of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct KernelAddress {
+    pub ifindex: Ifindex,
+    pub local: IpAddr,
+    /// Of the prefix, in bits.
+    pub length: u8,
+}
+
+/// An entry of the neighbour table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelNeighbour {
+    /// `None` while the kernel resolves it or has failed to.
+    pub mac: Option<Mac>,
+    pub permanent: bool,
+    /// It becomes STALE if nobody uses it: neither permanent nor kept by the kernel itself (`NTF_EXT_MANAGED`).
+    pub ages: bool,
+    /// Told by a routing daemon (`NTF_EXT_LEARNED`).
+    pub learned: bool,
+}
+
 /// The link layer (`ARPHRD_*`), as far as it matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layer {
@@ -93,6 +117,12 @@ pub struct Qdiscs {
 impl KernelView {
     pub fn link(&self, ifindex: Ifindex) -> Option<&KernelLink> {
         self.links.iter().find(|link| link.ifindex == ifindex)
+    }
+
+    pub fn has_address4(&self, ifindex: Ifindex) -> bool {
+        // IPv4 addresses are before those of IPv6.
+        let first = KernelAddress { ifindex, local: Ipv4Addr::UNSPECIFIED.into(), length: 0 };
+        self.addresses.range(first..).next().is_some_and(|one| one.ifindex == ifindex && one.local.is_ipv4())
     }
 
     /// Whether tc filters may touch what arrives on the link.

@@ -12,7 +12,7 @@ use shunt_policy::config::{
 };
 use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
 
-use crate::mirror::{Changes, KernelLink, KernelView};
+use crate::mirror::{Changes, KernelLink, KernelView, LinkSysctls};
 
 /// What the mirror means.
 #[derive(Clone, Debug, Default)]
@@ -231,6 +231,12 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
     for link in &view.links {
         let transmit = transmit(link, view, ports);
         let sysctls = view.sysctls.links.get(&link.name);
+        // Dumps say themselves which next hops are dead, and know better: an IPv4 route by an IPv6 gateway that was added without
+        // a carrier is alive (`fib_check_nh_v6_gw`). This is for the time until they are read.
+        let ignored = |family: Family, does: fn(&LinkSysctls) -> bool| {
+            let unread = view.unread_carriers[family as usize].contains(&link.ifindex);
+            unread && !link.carrier && sysctls.is_some_and(does)
+        };
         links.push(Link {
             ifindex: link.ifindex,
             name: link.name.clone(),
@@ -244,9 +250,9 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
             rp_filter: sysctls.map_or(RpFilter::Strict, |sysctls| sysctls.rp_filter),
             src_valid_mark: sysctls.is_some_and(|sysctls| sysctls.src_valid_mark),
             accept_local: sysctls.is_some_and(|sysctls| sysctls.accept_local),
-            has_address4: view.addressed.contains(&link.ifindex),
-            ignored4: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown4),
-            ignored6: !link.carrier && sysctls.is_some_and(|sysctls| sysctls.ignore_linkdown6),
+            has_address4: view.has_address4(link.ifindex),
+            ignored4: ignored(Family::V4, |sysctls| sysctls.ignore_linkdown4),
+            ignored6: ignored(Family::V6, |sysctls| sysctls.ignore_linkdown6),
             redirected4: sysctls.is_some_and(|sysctls| sysctls.redirected4),
             redirected6: sysctls.is_some_and(|sysctls| sysctls.redirected6),
             group: link.group,

@@ -14,6 +14,7 @@ use crate::config::{
     Test, Transmit,
 };
 use crate::names::{Family, Ifindex, Mac, Mark, TableId};
+use crate::neighbour::NeighbourSlot;
 use crate::outcome::{DropReason, Egress, PuntReason, Stop};
 use crate::query::{Query, Transport};
 
@@ -255,6 +256,7 @@ impl<'a> Walk<'a> {
         let mac = self.config.neighbours.iter().rfind(known).and_then(|neighbour| neighbour.mac);
         self.steps.push(Step::NextHop { oif: egress.name.clone(), address, mac });
         let destination = mac.ok_or(Stop::Punt(PuntReason::Neighbour))?;
-        Ok(Egress { port, oif: leg.oif, source, destination, mark: self.mark })
+        let neighbour = NeighbourSlot::of(leg.oif, address);
+        Ok(Egress { port, oif: leg.oif, source, destination, mark: self.mark, neighbour })
     }
 }

@@ -138,7 +138,16 @@ impl Daemon {
         self.namespace.shunt(&format!("explain {arguments} --socket {}", self.socket)).stdout
     }
 
-    fn ask(&self, question: &str) -> Value {
+    /// `shunt reload --json`.
+    pub fn reload(&self) -> Value {
+        self.ask("reload")
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub(super) fn ask(&self, question: &str) -> Value {
         let output = self.namespace.shunt(&format!("{question} --json --socket {}", self.socket));
         assert_eq!(output.code, 0, "shunt {question}: {}", output.stderr);
         serde_json::from_str(&output.stdout)

@@ -4,6 +4,7 @@
 //! iptables and `rt_tables` are nobody else's. When the last process of the lab is gone, so are the namespaces.
 
 mod daemon;
+mod drift;
 mod frames;
 mod host;
 mod namespace;
@@ -16,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub use daemon::{Daemon, Finished, shunt_binary};
+pub use drift::Holdings;
 pub use frames::{Wire, WireEar, WireSender, ipv4_udp, ipv6_udp};
 pub use host::{Answer, Host, Stream, StreamReport};
 pub use namespace::{Namespace, Output, Process};

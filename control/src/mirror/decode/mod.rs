@@ -1,19 +1,17 @@
 //! Kernel messages into the words of the policy. What we do not know of a message makes the thing opaque, never invisible.
 
+mod address;
+pub mod neighbour;
 mod nexthop;
 mod route;
 mod rule;
 
-use std::net::IpAddr;
-
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
-use shunt_policy::config::Neighbour;
 use shunt_policy::{Family, Ifindex, Mac};
 
+pub use address::address;
+pub use neighbour::neighbour;
 pub use nexthop::{Bucket, bucket, nexthop};
 pub use route::{Placed, route, via};
 pub use rule::rule;
@@ -79,33 +77,6 @@ pub fn link(message: &LinkMessage) -> KernelLink {
         link.lower = None;
     }
     link
-}
-
-/// An entry of the neighbour table; `None` for proxies and for what has no address.
-pub fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
-    if message.header.flags.contains(NeighbourFlags::Proxy) {
-        return None;
-    }
-    // The states in which the kernel itself would send (NUD_VALID), less NUD_NOARP, which has no address to send to.
-    let usable = matches!(
-        message.header.state,
-        NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-            | NeighbourState::Permanent
-    );
-    let mut address = None;
-    let mut lladdr = None;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::V6(*a)),
-            NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = mac(bytes),
-            _ => {}
-        }
-    }
-    Some(Neighbour { ifindex: Ifindex(message.header.ifindex), address: address?, mac: lladdr.filter(|_| usable) })
 }
 
 /// What of a qdisc is the operator's doing.

@@ -36,6 +36,11 @@ pub struct Dialect {
 }
 
 impl Netfilter {
+    /// What iptables-legacy wrote.
+    pub fn legacy(&self) -> impl Iterator<Item = &Dialect> {
+        self.saved.iter().filter(|dialect| dialect.source == Source::IptablesLegacy)
+    }
+
     /// Whether a rule of a nat table could translate forwarded packets.
     pub fn has_nat_rules(&self, family: Family) -> bool {
         let of_family = self.saved.iter().filter(|dialect| dialect.family == family);

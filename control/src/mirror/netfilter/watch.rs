@@ -19,6 +19,8 @@ pub struct Watch {
     /// When to read.
     due: Option<Instant>,
     reading: Option<JoinHandle<Result<Netfilter, Fault>>>,
+    /// An event was heard that no read has followed yet.
+    told: bool,
     /// Something changed while a read was under way: its result may be a mixture.
     changed_meanwhile: bool,
     mixtures: u32,
@@ -31,6 +33,7 @@ impl Watch {
         Watch {
             due: None,
             reading: None,
+            told: false,
             changed_meanwhile: false,
             mixtures: 0,
             legacy: LegacyTables::read(),
@@ -45,21 +48,35 @@ impl Watch {
 
     /// An event was heard.
     pub fn note(&mut self) {
+        self.told = true;
         self.changed_meanwhile |= self.reading.is_some();
         self.due.get_or_insert_with(|| Instant::now() + PAUSE);
     }
 
-    /// To be called now and then: iptables-legacy gives no event, and a tool that failed may work again.
-    pub fn look_around(&mut self) {
+    /// Whether an event waits for the read that it asks for.
+    pub fn is_in_doubt(&self) -> bool {
+        self.told
+    }
+
+    /// Reads though nothing has changed, as far as is known.
+    pub fn audit(&mut self) {
+        self.due.get_or_insert_with(Instant::now);
+    }
+
+    /// To be called now and then: iptables-legacy gives no event, and a tool that failed may work again. Says whether there is
+    /// nothing that iptables-legacy could have changed.
+    pub fn look_around(&mut self) -> bool {
         let legacy = LegacyTables::read();
-        if legacy != self.legacy || legacy.any() || self.fault.is_some() {
+        let none = legacy == self.legacy && !legacy.any();
+        if !none || self.fault.is_some() {
             self.due.get_or_insert_with(Instant::now);
         }
         self.legacy = legacy;
+        none
     }
 
-    /// Reads when it is time to. Cancel-safe: a read that was begun goes on.
-    pub async fn read(&mut self) -> Netfilter {
+    /// Reads when it is time to, and says whether an event had asked for it. Cancel-safe: a read that was begun goes on.
+    pub async fn read(&mut self) -> (Netfilter, bool) {
         loop {
             if self.reading.is_none() {
                 match self.due {
@@ -74,15 +91,17 @@ impl Watch {
             let read = ended.unwrap_or_else(|error| {
                 Err(Fault::Failed { tool: "the reader of netfilter", problem: error.to_string() })
             });
+            let told = self.told;
             if let Some(netfilter) = self.judge(read) {
-                return netfilter;
+                return (netfilter, told);
             }
         }
     }
 
     /// What of a read is to be believed.
     fn judge(&mut self, read: Result<Netfilter, Fault>) -> Option<Netfilter> {
-        if std::mem::take(&mut self.changed_meanwhile) {
+        let mixture = std::mem::take(&mut self.changed_meanwhile);
+        if mixture {
             self.due.get_or_insert_with(Instant::now);
             self.mixtures += 1;
             if self.mixtures <= MIXTURES {
@@ -92,6 +111,8 @@ impl Watch {
         self.mixtures = 0;
         match read {
             Ok(netfilter) => {
+                // A mixture that was taken is followed by another read.
+                self.told = mixture;
                 self.fault = None;
                 Some(netfilter)
             }

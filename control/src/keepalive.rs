@@ -1,0 +1,98 @@
+//! Keeps neighbours alive that packets are sent to.
+//!
+//! The kernel never sees the traffic that the workers forward. It would take entries in use for idle, and a host that has gone or
+//! has another MAC would never be noticed. So we say of each that it is used (`NTF_USE`), which has the effect of a packet
+//! (`neigh_event_send`): a stale entry is probed, and one that is used all the time is probed before it becomes stale.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use shunt_dataplane::UsedNeighbours;
+use shunt_policy::{Ifindex, NeighbourSlot};
+
+use crate::mirror::{KernelNeighbour, Neighbours, Request, nda, ntf, rtm};
+
+/// How often the marks are looked at. In a time that is short beside `delay_first_probe_time` (5 s, at least 1 s).
+pub const PERIOD: Duration = Duration::from_millis(500);
+/// Entries spoken for at once; the others wait for the next look. A millisecond's work for the kernel.
+const AT_ONCE: usize = 1024;
+/// Messages in one datagram.
+const BATCH: usize = 64;
+
+type Key = (Ifindex, IpAddr);
+
+/// Speaks to the kernel for the neighbours in use.
+pub struct Keepalive {
+    socket: Socket,
+    /// In use, but not spoken for yet.
+    waiting: BTreeSet<Key>,
+    looked: Instant,
+    kept: u64,
+}
+
+impl Keepalive {
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Keepalive { socket, waiting: BTreeSet::new(), looked: Instant::now(), kept: 0 })
+    }
+
+    pub fn is_due(&self) -> bool {
+        self.looked.elapsed() >= PERIOD
+    }
+
+    /// How often an entry was spoken for.
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
+    /// Speaks for those that workers have `used`, as far as the kernel knows them and lets them age. `neighbours` should be as new
+    /// as can be: of an entry that was made permanent in the meantime the kernel would take that off (`__neigh_update`).
+    pub fn refresh(&mut self, used: &UsedNeighbours, neighbours: &Neighbours) {
+        self.looked = Instant::now();
+        let in_use = |key: &Key, neighbour: &KernelNeighbour| {
+            neighbour.ages && neighbour.mac.is_some() && used.contains(NeighbourSlot::of(key.0, key.1))
+        };
+        self.waiting.extend(neighbours.iter().filter(|(key, one)| in_use(key, one)).map(|(key, _)| *key));
+        let mut messages = Vec::new();
+        for _ in 0..AT_ONCE {
+            let Some(key) = self.waiting.pop_first() else { break };
+            // What has gone or stopped ageing since needs nobody.
+            if let Some(neighbour) = neighbours.get(&key).filter(|one| one.ages && one.mac.is_some()) {
+                messages.push(use_of(key, neighbour));
+            }
+        }
+        for batch in messages.chunks(BATCH) {
+            // The kernel answers errors alone: that an entry has gone in this moment. The next packet asks anew.
+            if self.socket.send(&batch.concat(), 0).is_ok() {
+                self.kept += batch.len() as u64;
+            }
+            let mut answer = Vec::with_capacity(4096);
+            while self.socket.recv(&mut answer, libc::MSG_DONTWAIT).is_ok() {
+                answer.clear();
+            }
+        }
+    }
+}
+
+/// `struct ndmsg` with `NTF_USE`. Without `NLM_F_CREATE`: no entry comes of it. A flag that is left out is taken off
+/// (`neigh_update_flags`).
+fn use_of((ifindex, address): Key, neighbour: &KernelNeighbour) -> Vec<u8> {
+    /// `NLM_F_REQUEST`
+    const REQUEST: u16 = 1;
+    let (family, bytes) = match address {
+        IpAddr::V4(address) => (libc::AF_INET as u8, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6 as u8, address.octets().to_vec()),
+    };
+    let flags = ntf::USE | if neighbour.learned { ntf::EXT_LEARNED } else { 0 };
+    let mut fixed = [0; 12];
+    fixed[0] = family;
+    fixed[4..8].copy_from_slice(&ifindex.0.to_ne_bytes());
+    fixed[10] = flags;
+    Request::new(rtm::NEWNEIGH, REQUEST, &fixed).with(nda::DST, &bytes).finish(0)
+}
