@@ -115,6 +115,8 @@ pub struct Mirror {
     nft_events: Events,
     /// What has to be dumped.
     dirty: BTreeSet<Part>,
+    /// Interfaces whose next hops die with their carrier (`ignore_routes_with_linkdown`).
+    carrier_counts: BTreeSet<Ifindex>,
     undecodable: BTreeMap<&'static str, Vec<String>>,
     netfilter: Watch,
     poll: Interval,
@@ -153,6 +155,7 @@ impl Mirror {
             dumper,
             events,
             nft_events,
+            carrier_counts: BTreeSet::new(),
             dirty: Part::DUMPED.into(),
             undecodable: BTreeMap::new(),
             netfilter: Watch::start(),
@@ -206,6 +209,7 @@ impl Mirror {
             tokio::select! {
                 heard = self.events.heard() => {
                     let mut ears = Ears {
+                        carrier_counts: &self.carrier_counts,
                         dirty: &mut self.dirty,
                         counts: &mut self.counts,
                         routes: &mut self.routes,
@@ -240,8 +244,8 @@ impl Mirror {
 
     /// Takes in all that has been told by now. What of it is news, [`changed`](Self::changed) says.
     pub fn hear_pending(&mut self) {
-        let Self { events, dirty, counts, routes, neighbours, audit, news, .. } = self;
-        let mut ears = Ears { dirty, counts, routes, neighbours, audit, news };
+        let Self { events, dirty, counts, routes, neighbours, audit, news, carrier_counts, .. } = self;
+        let mut ears = Ears { dirty, counts, routes, neighbours, audit, news, carrier_counts };
         while let Some(heard) = events.pending() {
             ears.note(heard);
         }
@@ -307,6 +311,7 @@ struct Ears<'a> {
     neighbours: &'a mut Neighbours,
     audit: &'a mut Rounds,
     news: &'a mut Changes,
+    carrier_counts: &'a BTreeSet<Ifindex>,
 }
 
 impl Ears<'_> {
@@ -352,7 +357,15 @@ impl Ears<'_> {
                 Err(_) => self.doubt(Part::Neighbours),
             },
             // RTM_*LINK; with a link come its sysctls and its first qdisc.
-            16..=19 => [Part::Links, Part::Sysctls, Part::TrafficControl].into_iter().for_each(|part| self.doubt(part)),
+            16..=19 => {
+                [Part::Links, Part::Sysctls, Part::TrafficControl].into_iter().for_each(|part| self.doubt(part));
+                // The carrier shows in the link before next hops are dead or alive by it (linkwatch_do_dev); this comes behind both.
+                let index = message.get(attributes::HEADER + 4..).and_then(<[u8]>::first_chunk::<4>);
+                let ifindex = index.map(|index| Ifindex(u32::from_ne_bytes(*index)));
+                if let Some(ifindex) = ifindex.filter(|ifindex| self.carrier_counts.contains(ifindex)) {
+                    self.routes.doubt_interface(ifindex);
+                }
+            }
             // RTM_*ADDR
             20..=23 => self.doubt(Part::Addresses),
             // RTM_*RULE

@@ -95,6 +95,9 @@ impl Mirror {
                 note_unread(&mut self.view.unread_carriers, &self.routes, link.ifindex);
             }
         }
+        let links = self.view.links.iter();
+        let counts = links.filter(|link| ignores(&sysctls, link).is_some_and(|ignores| ignores != (false, false)));
+        self.carrier_counts = counts.map(|link| link.ifindex).collect();
         let differs = replace(&mut self.view.sysctls, sysctls);
         self.news.links |= differs;
         differs
