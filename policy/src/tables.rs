@@ -136,6 +136,11 @@ impl Tables {
         self.family(family).own.iter().map(move |(address, length, _)| fib::prefix(family, address, length))
     }
 
+    /// Whether exactly this prefix is this machine's own in some table.
+    pub fn is_own(&self, prefix: Prefix) -> bool {
+        self.family(prefix.family()).own.get(prefix).is_some()
+    }
+
     /// The different sets of routes of a family, whatever their prefixes.
     pub fn sets(&self, family: Family) -> impl Iterator<Item = &[Route]> {
         self.family(family).sets.iter().map(|set| &**set).filter(|set| !set.is_empty())

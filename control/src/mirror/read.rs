@@ -114,12 +114,9 @@ impl Mirror {
             self.routes.doubt(Family::of(gone.local));
         }
         let before = std::mem::replace(&mut self.view.addresses, addresses);
-        // Of all addresses only this decides anything.
-        let has = |all: &BTreeSet<KernelAddress>| -> BTreeSet<Ifindex> {
-            all.iter().filter(|one| one.local.is_ipv4()).map(|one| one.ifindex).collect()
-        };
-        self.news.links |= has(&before) != has(&self.view.addresses);
-        Ok(before != self.view.addresses)
+        let differs = before != self.view.addresses;
+        self.news.links |= differs;
+        Ok(differs)
     }
 
     fn read_qdiscs(&mut self) -> Result<bool, MirrorError> {

@@ -108,8 +108,9 @@ impl Translation {
             others(view, &mut part);
             (self.guards, self.netfilter) = (part.guards, part.report);
         }
-        if changes.netfilter || changes.rules || changes.routes {
-            let guards: Vec<Guard> = self.guards.iter().cloned().chain(merged_tables(view)).collect();
+        if changes.netfilter || changes.rules || changes.routes || changes.links {
+            let of_tables = merged_tables(view).chain(unrouted_addresses(view));
+            let guards: Vec<Guard> = self.guards.iter().cloned().chain(of_tables).collect();
             // What is made of them is kept as long as they are the same.
             if guards != *config.guards {
                 config.guards = Arc::new(guards);
@@ -156,6 +157,10 @@ impl Translation {
             let why = "while no rule was ever added, the kernel looks up local and main as one table";
             report.push(Item::punted(guard.origin, guard.reason, why));
         }
+        for guard in unrouted_addresses(view) {
+            let why = "without rules and local routes of the operator's, the kernel asks the addresses whose source is its own";
+            report.push(Item::punted(guard.origin, guard.reason, why));
+        }
         if view.tables.sets(Family::V4).chain(view.tables.sets(Family::V6)).any(|set| set.iter().any(is_multipath))
             && view.sysctls.spreading.seed.is_none()
         {
@@ -186,6 +191,20 @@ fn is_multipath(route: &Route) -> bool {
         RouteKind::Unicast(Hops::Object(_)) => true,
         _ => false,
     }
+}
+
+/// Addresses whose local route was deleted: as a source the kernel may refuse them all the same (`fib_validate_source`,
+/// inet_lookup_ifaddr_rcu).
+fn unrouted_addresses(view: &KernelView) -> impl Iterator<Item = Guard> {
+    let four =
+        view.addresses.iter().filter(|address| address.local.is_ipv4()).map(|address| Prefix::host(address.local));
+    four.filter(|host| !view.tables.is_own(*host)).map(|host| Guard {
+        family: Family::V4,
+        hook: Hook::Prerouting,
+        matches: vec![Match { not: false, test: Test::Source(host) }],
+        reason: PuntReason::OpaqueRoute,
+        origin: Origin::new(Source::Route, format!("{} is in no table local", host.in_words())),
+    })
 }
 
 /// While no rule was ever added the kernel keeps the IPv4 tables local and main in one trie (`fib_unmerge`): a longer prefix in

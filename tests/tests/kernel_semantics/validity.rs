@@ -68,6 +68,15 @@ fn privileged_d20_an_own_address_is_no_source_unless_accepted() {
     rows.set(&[Command::sysctl("ipv4/conf/p0/rp_filter", 1)]);
     let strict = rows.ways(&sources.clone().map(|source| own(&source)));
     println!("{strict:?}");
+    // Without its local route, and with rules and routes as they are by default, an address is no less the router's own.
+    rows.set(&[
+        Command::sysctl("ipv4/conf/p0/rp_filter", 0),
+        Command::sysctl("ipv4/conf/p0/accept_local", 0),
+        Command::ip4("rule del priority 50"),
+        Command::ip4("route flush table 102"),
+        Command::ip4(format!("route del local {} table local", net4(1, 1))),
+    ]);
+    rows.ways(&[own(&net4(1, 1)), own(&net4(2, 1)), own(&net4(1, 63))]);
     // IPv6 has no such check.
     rows.expect(&[(Packet::udp(0, &net6(1, 1), TARGET6), "p1")]);
 }
