@@ -2,7 +2,23 @@
 //! configuration and the same frames; what comes out is equal to the byte, and what the kernel makes of it is written down here.
 //!
 //! The network is that of the twin; see `tests/src/twin/base.rs`. Behind p0 live 198.19.0.0/18 and 2001:db8:f0::/48, from where
-//! most packets come. They go to 198.18.0.0/15 and 2001:db8:100::/40: by p1 in the main table, by p2 in table 100, by p3 in 101.
+//! most packets come.
+//!
+//! What the kernel (6.18) does otherwise than one might think, each found by these tests or by the random cases of the twin:
+//!
+//! - The first fragment has no ports for `ip rule` either: the early dissection does not ask for them (D12).
+//! - Forwarding switched off on an interface is silence, not an ICMP error (D23).
+//! - 240/4, 0/8 less 0.0.0.0, and the network address of a subnet are forwarded, as source and as destination (D21).
+//! - An ICMPv6 redirect is sent only if the next hop is a link-local address (D28).
+//! - Of IPv6 routes that are equal otherwise, one that leads back to where the packet came from is taken; a blackhole nexthop object
+//!   goes before all others of its metric (`find_rr_leaf`).
+//! - The flow label goes into the hash of policy 0 in another byte order for ICMPv6 when a rule asks for ports (D18).
+//! - A next hop by an IPv6 gateway in an IPv4 route, added while the carrier is gone, is not passed over (D18).
+//! - `net.ipv6.conf.all.ignore_routes_with_linkdown` is written into that of each interface, and asked no more (D18, D51).
+//! - Without rules and local routes of the operator's, a source is the router's own if an interface has the address, whatever the
+//!   local table says; otherwise the tables alone decide (D20).
+//!
+//! The packets go to 198.18.0.0/15 and 2001:db8:100::/40: by p1 in the main table, by p2 in table 100, by p3 in 101.
 
 mod policy_routing;
 mod translation;

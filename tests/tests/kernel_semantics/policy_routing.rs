@@ -527,3 +527,39 @@ fn privileged_d18_dead_legs_are_passed_over() {
     // All of them were from one host.
     assert_eq!(SOURCE, "198.19.1.1");
 }
+
+/// Of equal IPv6 routes the first one, unless another leads back to where the packet came from; a blackhole object goes before all.
+#[test]
+fn privileged_d18_equal_ipv6_routes_are_told_apart_by_the_ingress() {
+    let mut rows = Rows::new();
+    rows.set(&[
+        // By objects, so that they do not become one multipath route.
+        Command::ip6("nexthop add id 21 via 2001:db8:1::a dev p1"),
+        Command::ip6("nexthop add id 22 via 2001:db8:2::a dev p2"),
+        Command::ip6("nexthop add id 23 blackhole"),
+        Command::ip6("route append 2001:db8:200::/40 nhid 21"),
+        Command::ip6("route append 2001:db8:200::/40 nhid 22"),
+    ]);
+    let from = |port: usize| Packet::udp(port, &behind6(port, 7), "2001:db8:200::9");
+    rows.expect(&[(from(0), "p1"), (from(3), "p1")]);
+    rows.expect_by_anybody(&[(from(2), "p2"), (from(1), "p1")]);
+    rows.set(&[Command::ip6("route append 2001:db8:200::/40 nhid 23")]);
+    rows.expect(&[(from(0), "-"), (from(2), "-")]);
+}
+
+/// `fib_check_nh_v6_gw` does not look at the carrier.
+#[test]
+fn privileged_d18_an_ipv6_gateway_added_without_a_carrier_is_not_passed_over() {
+    let mut rows = Rows::new();
+    rows.set(&[Command::sysctl("ipv4/conf/p3/ignore_routes_with_linkdown", 1), Command::far("link set w3 down")]);
+    // The kernel's own watch over links takes up to a second.
+    rows.twin.settle_ports();
+    rows.set(&[
+        Command::ip4("route add 198.18.77.0/24 via 198.51.100.203"),
+        Command::ip4("route add 198.18.78.0/24 via inet6 2001:db8:3::b dev p3"),
+    ]);
+    rows.expect_by_anybody(&[(to("198.18.77.1"), "p1"), (to("198.18.78.1"), "-")]);
+    rows.set(&[Command::far("link set w3 up")]);
+    rows.twin.settle_ports();
+    rows.expect(&[(to("198.18.77.1"), "p3"), (to("198.18.78.1"), "p3")]);
+}
