@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shunt_tests::twin::{Body, Command, HOSTS, Packet, Twist, behind4, behind6, net4, net6};
 
-use super::{Rows, SOURCE, SOURCE6, TARGET, TARGET6, four, four_from, six, to};
+use super::{Rows, SOURCE, TARGET, TARGET6, four, four_from, six, to};
 
 #[test]
 fn privileged_d19_reverse_path_asks_the_whole_rule_set() {
@@ -431,5 +431,4 @@ fn privileged_d32_an_unresolved_neighbour_ends_in_host_unreachable() {
         }
     }
     assert!(rows.twin.daemon().counted("punted", "neighbour") >= 12);
-    assert_eq!((SOURCE, SOURCE6), ("198.19.1.1", "2001:db8:f0::1"));
 }
