@@ -263,10 +263,14 @@ impl Supervisor {
     }
 
     /// Holds what the workers have decided lately against the kernel.
-    fn verify(&mut self, mirror: &Mirror) {
+    fn verify(&mut self, mirror: &mut Mirror) {
         let samples = self.dataplane.as_mut().map(|dataplane| dataplane.take_samples(verify::AT_ONCE));
         let samples = samples.unwrap_or_default();
-        self.verifier.turn(samples, &self.policy, mirror.health().in_step, Instant::now());
+        let mut in_step = || {
+            mirror.hear_pending();
+            mirror.health().in_step
+        };
+        self.verifier.turn(samples, &self.policy, &mut in_step, Instant::now());
     }
 
     /// Takes on what is answered later or elsewhere; the others come back.

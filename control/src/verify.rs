@@ -1,7 +1,7 @@
 //! Holds decisions against the kernel's: those that the workers sample from live traffic, and the one that `explain` tells of.
 //!
 //! The kernel may change between a decision and the question, so a difference is only a doubt at first. It counts as a divergence
-//! when it is still there after the mirror has had ample time to follow, by a policy that did not change in the meantime.
+//! when it is there time after time, the same each time, while nothing that the kernel tells is left unheard.
 
 pub mod watch;
 
@@ -23,9 +23,9 @@ pub const AT_ONCE: usize = 64;
 const DOUBTS: usize = 32;
 /// How long a doubt waits each time: sysctls are polled every 300 ms.
 const PAUSE: Duration = Duration::from_millis(500);
-/// So often a difference must be seen again.
+/// So often in a row the same difference must be seen again.
 const LOOKS: u32 = 3;
-/// So often at most, while the policy or the mirror does not come to rest.
+/// So often at most, while kernel and mirror do not come to rest.
 const LOOKS_AT_MOST: u32 = 10;
 /// Divergences that are kept to be shown.
 const KEPT: usize = 8;
@@ -154,8 +154,10 @@ struct Doubt {
     query: Query,
     due: Instant,
     looks: u32,
-    /// The policy at the last look, if the mirror was in step.
-    seen: Option<Generation>,
+    /// Looks in a row that saw the same.
+    steady: u32,
+    /// Both answers at the last look, if the mirror was in step.
+    seen: Option<(Result<Egress, Stop>, Option<Answer>)>,
 }
 
 struct Divergence {
@@ -184,9 +186,9 @@ impl Verifier {
         &mut self.oracle
     }
 
-    /// Compares these samples, and looks again at the doubts that are due. `policy` is the one last published, `in_step` whether
-    /// the mirror has nothing to catch up with that it knows of.
-    pub fn turn(&mut self, samples: Vec<Sample>, policy: &Policy, in_step: bool, now: Instant) {
+    /// Compares these samples, and looks again at the doubts that are due. `policy` is the one last published; `in_step` hears what
+    /// the kernel has told by then, and says whether the policy is still up to it.
+    pub fn turn(&mut self, samples: Vec<Sample>, policy: &Policy, in_step: &mut dyn FnMut() -> bool, now: Instant) {
         for sample in samples {
             self.tally.sampled += 1;
             self.compare(&sample, policy, now);
@@ -205,25 +207,32 @@ impl Verifier {
             Some(true) => self.tally.compared += 1,
             None => self.tally.not_comparable += 1,
             Some(false) if self.doubts.len() < DOUBTS => {
-                self.doubts.push_back(Doubt { query, due: now + PAUSE, looks: 0, seen: None });
+                self.doubts.push_back(Doubt { query, due: now + PAUSE, looks: 0, steady: 0, seen: None });
             }
             Some(false) => self.tally.unsettled += 1,
         }
     }
 
-    fn look_again(&mut self, doubt: Doubt, policy: &Policy, in_step: bool, now: Instant) {
-        let Doubt { query, looks, seen, .. } = doubt;
-        let (looks, generation) = (looks + 1, policy.generation());
+    fn look_again(&mut self, doubt: Doubt, policy: &Policy, in_step: &mut dyn FnMut() -> bool, now: Instant) {
+        let Doubt { query, looks, steady, seen, .. } = doubt;
+        let looks = looks + 1;
+        let before = in_step();
         let outcome = policy.decide(&query);
         let checked = check(policy, &query, outcome, &mut self.oracle);
+        let sees = (before && in_step()).then_some((outcome, checked.kernel.as_ref().ok().copied()));
         if checked.same == Some(false) {
-            if in_step && looks >= LOOKS && seen == Some(generation) {
+            let steady = match sees {
+                None => 0,
+                Some(_) if seen == sees => steady + 1,
+                Some(_) => 1,
+            };
+            if steady == LOOKS {
                 self.tally.compared += 1;
                 self.diverged(&query, outcome, &checked, policy);
                 return;
             }
             if looks < LOOKS_AT_MOST {
-                self.doubts.push_back(Doubt { query, due: now + PAUSE, looks, seen: in_step.then_some(generation) });
+                self.doubts.push_back(Doubt { query, due: now + PAUSE, looks, steady, seen: sees });
                 return;
             }
         }

@@ -215,7 +215,7 @@ fn privileged_a_route_that_only_the_kernel_has_is_reported() {
         // Each turn is half a second later.
         let mut turns = 0;
         let mut turn = |verifier: &mut Verifier, samples: Vec<Sample>, policy: &Policy, in_step: bool| {
-            verifier.turn(samples, policy, in_step, start + Duration::from_millis(500) * turns);
+            verifier.turn(samples, policy, &mut || in_step, start + Duration::from_millis(500) * turns);
             turns += 1;
             let json = verifier.json();
             ["compared", "unsettled", "pending", "divergence_total"].map(|key| json[key].as_u64().expect("a number"))
@@ -242,6 +242,7 @@ fn privileged_a_route_that_only_the_kernel_has_is_reported() {
             [4, 1, 1, 0],
             "one of the policy before, decided again"
         );
+        assert_eq!(turn(&mut verifier, Vec::new(), &next, true), [4, 1, 1, 0]);
         assert_eq!(turn(&mut verifier, Vec::new(), &next, true), [5, 1, 0, 1]);
         let wanted = json!([{
             "number": 1,

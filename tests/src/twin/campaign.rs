@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::command::Command;
 use super::packet::Packet;
-use super::{Outcome, Twin, random};
+use super::{Outcome, Outcomes, Twin, random};
 use crate::lab::Lab;
 
 /// Packets of each case.
@@ -35,9 +35,9 @@ pub struct Report {
     pub answered: u64,
     /// Frames by the workers.
     pub by_workers: u64,
-    /// Differences that did not show again.
+    /// Packets of which one router sent nothing, once: lost in some queue.
     pub unsteady: u64,
-    /// Differences that were gone a second later: the mirror took its time.
+    /// Other differences that did not last: the mirror took its time.
     pub late: u64,
     /// Commands that the kernel took.
     pub commands: u64,
@@ -173,9 +173,16 @@ fn one(twin: &mut Twin, case: &Case, report: &mut Report) {
     let outcomes = twin.exchange(&case.packets);
     report.answered += outcomes.iter().filter(|outcomes| !outcomes.kernel.is_empty()).count() as u64;
     let differing = case.packets.iter().zip(outcomes).filter(|(_, outcomes)| !outcomes.agree());
-    let differing: Vec<Packet> = differing.map(|(packet, _)| packet.clone()).collect();
-    let steady = persistent(twin, &differing, TRIES);
-    report.unsteady += (differing.len() - steady.len()) as u64;
+    let (silent, otherwise): (Vec<_>, Vec<_>) = differing.partition(|(_, outcomes)| outcomes.one_is_silent());
+    let packets =
+        |these: Vec<(&Packet, Outcomes)>| these.into_iter().map(|(packet, _)| packet.clone()).collect::<Vec<_>>();
+    let (silent, otherwise) = (packets(silent), packets(otherwise));
+    let (lost, late) = (silent.len(), otherwise.len());
+    let silent = persistent(twin, &silent, TRIES);
+    let otherwise = persistent(twin, &otherwise, TRIES);
+    report.unsteady += (lost - silent.len()) as u64;
+    report.late += (late - otherwise.len()) as u64;
+    let steady = [silent, otherwise].concat();
     if steady.is_empty() {
         return;
     }

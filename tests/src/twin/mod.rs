@@ -20,8 +20,8 @@ pub use base::{HOSTS, MARKS, PORTS, PROTOCOL, behind4, behind6, net4, net6, seco
 pub use command::{Command, RawRule};
 pub use packet::{Body, Packet, Twist, router_mac};
 
-/// The mirror polls sysctls, which give no event: after this long it has seen them.
-const FOLLOWED: Duration = Duration::from_millis(400);
+/// The mirror's bound for sysctls, which it polls because they give no event, and a little more.
+const FOLLOWED: Duration = Duration::from_millis(600);
 /// Ports that come and go make the workers start anew, at most once a second.
 const RETAKEN: Duration = Duration::from_millis(1500);
 /// Both routers are done with what they were sent when nothing has come for this long.
@@ -83,6 +83,10 @@ pub fn in_short(packet: &Packet, outcome: &Outcome) -> String {
 impl Outcomes {
     pub fn agree(&self) -> bool {
         self.kernel == self.shunt
+    }
+
+    pub fn one_is_silent(&self) -> bool {
+        self.kernel.is_empty() != self.shunt.is_empty()
     }
 }
 
