@@ -178,6 +178,6 @@ fn sysctls() -> Vec<Command> {
     all
 }
 
-fn colons(mac: [u8; 6]) -> String {
+pub fn colons(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

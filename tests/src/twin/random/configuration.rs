@@ -4,8 +4,9 @@ use fastrand::Rng;
 use shunt_policy::Family;
 
 use super::{one, rarely};
-use crate::twin::base::{HOSTS, MARKS, PORTS, PROTOCOL, net4, net6, second4};
+use crate::twin::base::{HOSTS, MARKS, PORTS, PROTOCOL, colons, net4, net6, second4};
 use crate::twin::command::{Command, RawRule};
+use crate::twin::packet::far_mac;
 
 const TABLES: [u32; 6] = [254, 254, 253, 100, 101, 4_000_000_000];
 const NETWORKS4: [&str; 12] = [
@@ -39,6 +40,7 @@ const NETWORKS6: [&str; 10] = [
 pub fn commands(rng: &mut Rng) -> Vec<Command> {
     let mut all = sysctls(rng);
     links(rng, &mut all);
+    neighbours(rng, &mut all);
     for family in Family::BOTH {
         let objects = nexthops(rng, family, &mut all);
         for _ in 0..rng.usize(4..22) {
@@ -152,6 +154,30 @@ fn links(rng: &mut Rng, all: &mut Vec<Command>) {
         }
         if rarely(rng, 16) {
             all.push(Command::ip(format!("addr del {}/26 dev p{port}", second4(port, 1))));
+        }
+    }
+}
+
+/// Entries in other states than permanent, with other addresses, or none.
+fn neighbours(rng: &mut Rng, all: &mut Vec<Command>) {
+    for port in 0..PORTS {
+        for host in HOSTS {
+            for address in [net4(port, host), second4(port, host), net6(port, host), format!("fe80::{host:x}")] {
+                let state = match rng.u32(..60) {
+                    0 => "stale",
+                    1 => "reachable",
+                    2 => "failed",
+                    3 => "noarp",
+                    4 => "permanent",
+                    5 => {
+                        all.push(Command::ip(format!("neigh del {address} dev p{port}")));
+                        continue;
+                    }
+                    _ => continue,
+                };
+                let lladdr = colons(far_mac(port, one(rng, &[host, 14])));
+                all.push(Command::ip(format!("neigh replace {address} lladdr {lladdr} dev p{port} nud {state}")));
+            }
         }
     }
 }
