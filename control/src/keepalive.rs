@@ -46,7 +46,7 @@ impl Keepalive {
         self.looked.elapsed() >= PERIOD
     }
 
-    /// How often an entry was spoken for.
+    /// How often the kernel has taken an entry for used on our word.
     pub fn kept(&self) -> u64 {
         self.kept
     }
@@ -66,13 +66,20 @@ impl Keepalive {
                 messages.push(use_of(key, neighbour));
             }
         }
+        self.speak(&messages);
+    }
+
+    fn speak(&mut self, messages: &[Vec<u8>]) {
         for batch in messages.chunks(BATCH) {
-            // The kernel answers errors alone: that an entry has gone in this moment. The next packet asks anew.
-            if self.socket.send(&batch.concat(), 0).is_ok() {
-                self.kept += batch.len() as u64;
+            if self.socket.send(&batch.concat(), 0).is_err() {
+                continue;
             }
+            self.kept += batch.len() as u64;
+            // The kernel has done it all by now (netlink_unicast_kernel), and answers errors alone, a datagram each (netlink_ack):
+            // that an entry has gone in this moment. The next packet asks anew.
             let mut answer = Vec::with_capacity(4096);
             while self.socket.recv(&mut answer, libc::MSG_DONTWAIT).is_ok() {
+                self.kept = self.kept.saturating_sub(1);
                 answer.clear();
             }
         }
@@ -126,7 +133,20 @@ fn use_of((ifindex, address): Key, neighbour: &KernelNeighbour) -> Vec<u8> {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use shunt_policy::Mac;
+
     use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_is_not_counted() {
+        let mut keepalive = Keepalive::open().unwrap();
+        let neighbour = KernelNeighbour { mac: Some(Mac([2; 6])), permanent: false, ages: true, learned: false };
+        // Of no interface.
+        let key = |host| (Ifindex(i32::MAX as u32), [192, 0, 2, host].into());
+        let messages: Vec<Vec<u8>> = (0..=255).map(|host| use_of(key(host), &neighbour)).collect();
+        keepalive.speak(&messages);
+        assert_eq!(keepalive.kept(), 0);
+    }
 
     #[test]
     fn all_get_their_turn_however_many_are_in_use() {
