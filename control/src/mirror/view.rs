@@ -76,7 +76,8 @@ pub struct KernelNeighbour {
     /// `None` while the kernel resolves it or has failed to.
     pub mac: Option<Mac>,
     pub permanent: bool,
-    /// It becomes STALE if nobody uses it: neither permanent nor kept by the kernel itself (`NTF_EXT_MANAGED`).
+    /// It becomes STALE if nobody uses it, and we may say that it is used: neither permanent nor kept by the kernel itself
+    /// (`NTF_EXT_MANAGED`), nor vouched for by somebody (`NTF_EXT_VALIDATED`, which `NTF_USE` would take off).
     pub ages: bool,
     /// Told by a routing daemon (`NTF_EXT_LEARNED`).
     pub learned: bool,
