@@ -20,7 +20,7 @@ pub struct MirrorHealth {
     pub in_step: bool,
     /// When the view was last known to equal the kernel.
     pub equal: Instant,
-    /// The audits of the route tables; both families alternate.
+    /// The audits of the route tables.
     pub route_audit: Audit,
     pub audit: PartAudit,
     pub last_read: LastRead,
@@ -32,7 +32,7 @@ pub struct Counts {
     pub lost_events: u64,
     /// How often everything was dumped anew because of that.
     pub resyncs: u64,
-    /// Dumps that a change had interrupted, and that were taken again.
+    /// Dumps that a change had interrupted, and that were not believed.
     pub retried_dumps: u64,
     /// Datagrams that somebody else than the kernel sent us, and that were not believed.
     pub strangers: u64,

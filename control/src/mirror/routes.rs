@@ -4,6 +4,9 @@
 //! interface, address or nexthop object), the family is dumped anew beside everything else; messages that arrive in the meantime
 //! are applied to the present tables at once and to the dumped ones at the end. Now and then a dump is taken without need: the
 //! audit, which counts what differs.
+//!
+//! A dump of IPv6 routes that a change of theirs came in between is not believed: `fib6_dump_table` then starts at the root again
+//! and skips as many nodes as it had told of, whatever stands there now, and sets no `NLM_F_DUMP_INTR`. `fib_table_dump` goes by keys.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,7 +28,9 @@ const GETROUTE: u16 = 26;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// So long after a change the kernel has told of it.
 const TIME_TO_TELL: Duration = Duration::from_millis(200);
-/// How long the tables are left in peace between two audits.
+/// So many dumps in a row are not believed. Then one is as good as we get: it is taken, and stays in doubt.
+const SPOILT_IN_A_ROW: u32 = 10;
+/// How long the tables of a family are left in peace between two audits.
 pub const AUDIT_PAUSE: Duration = Duration::from_secs(60);
 
 /// All tables of both families.
@@ -36,6 +41,8 @@ pub struct RouteTables {
     /// What was heard of the family since its dump began.
     meanwhile: Vec<Change>,
     undecodable: [Vec<String>; 2],
+    /// How many dumps of IPv6 in a row changes have spoilt.
+    spoilt: u32,
     /// A dump that took long is not followed by another one at once.
     rest_until: Instant,
     audit: Audit,
@@ -46,12 +53,13 @@ pub struct RouteTables {
 /// What audits have found.
 #[derive(Clone, Copy, Debug)]
 pub struct Audit {
-    /// When the last one ended; both families alternate.
+    /// When the last one ended, of either family.
     pub last: Instant,
     pub count: u64,
     /// Tables that were not as the kernel's, though nothing had cast doubt on them.
     pub differing: u64,
-    next: Family,
+    /// When the next one is due, by family.
+    due: [Instant; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,22 +114,27 @@ pub struct Finished {
 impl RouteTables {
     /// Reads all tables.
     pub async fn read() -> io::Result<Self> {
-        let mut tables = RouteTables {
-            rib: Rib::default(),
-            dirty: [false; 2],
-            dump: None,
-            meanwhile: Vec::new(),
-            undecodable: Default::default(),
-            rest_until: Instant::now(),
-            audit: Audit { last: Instant::now(), count: 0, differing: 0, next: Family::V4 },
-            suspects: BTreeMap::new(),
-        };
+        let mut tables = RouteTables::empty(Instant::now());
         for family in Family::BOTH {
             tables.begin(family, Purpose::Repair);
             let done = tables.done().await;
             tables.finish(done)?;
         }
         Ok(tables)
+    }
+
+    fn empty(now: Instant) -> Self {
+        RouteTables {
+            rib: Rib::default(),
+            dirty: [false; 2],
+            dump: None,
+            meanwhile: Vec::new(),
+            undecodable: Default::default(),
+            spoilt: 0,
+            rest_until: now,
+            audit: Audit { last: now, count: 0, differing: 0, due: [now + AUDIT_PAUSE; 2] },
+            suspects: BTreeMap::new(),
+        }
     }
 
     pub fn tables(&self) -> &Tables {
@@ -206,14 +219,15 @@ impl RouteTables {
 
     /// Starts a dump if one is due.
     pub fn begin_if_due(&mut self) {
-        if self.dump.is_some() || Instant::now() < self.rest_until {
+        let now = Instant::now();
+        if self.dump.is_some() || now < self.rest_until {
             return;
         }
-        let dirty = Family::BOTH.into_iter().find(|family| self.dirty[*family as usize]);
-        match dirty {
-            Some(family) => self.begin(family, Purpose::Repair),
-            None if self.audit.last.elapsed() > AUDIT_PAUSE => self.begin(self.audit.next, Purpose::Audit),
-            None => {}
+        let first = |wanted: [bool; 2]| Family::BOTH.into_iter().find(|family| wanted[*family as usize]);
+        match (first(self.dirty), first(self.audit.due.map(|due| due <= now))) {
+            (Some(family), _) => self.begin(family, Purpose::Repair),
+            (None, Some(family)) => self.begin(family, Purpose::Audit),
+            (None, None) => {}
         }
     }
 
@@ -221,7 +235,7 @@ impl RouteTables {
     pub fn due(&self) -> Option<Instant> {
         match (&self.dump, self.dirty) {
             (Some(_), _) => None,
-            (None, [false, false]) => Some(self.audit.last + AUDIT_PAUSE),
+            (None, [false, false]) => Some(self.audit.due[0].min(self.audit.due[1]).max(self.rest_until)),
             (None, _) => Some(self.rest_until),
         }
     }
@@ -258,8 +272,18 @@ impl RouteTables {
     }
 
     fn adopt(&mut self, family: Family, purpose: Purpose, mut dumped: Dumped) -> Finished {
-        self.rest_until = Instant::now() + dumped.took * 2;
-        for change in std::mem::take(&mut self.meanwhile) {
+        let now = Instant::now();
+        self.rest_until = now + dumped.took * 2;
+        let meanwhile = std::mem::take(&mut self.meanwhile);
+        if purpose == Purpose::Audit {
+            self.audit.due[family as usize] = now + AUDIT_PAUSE;
+        }
+        if family == Family::V6 && !self.believes(purpose, &meanwhile) {
+            let retried = dumped.retried + 1;
+            drop_elsewhere(dumped.rib);
+            return Finished { retried, ..Finished::default() };
+        }
+        for change in meanwhile {
             // A change that the dump has seen already leaves no trace; what stays unclear is dumped once more.
             if apply_again(&mut dumped.rib, &change) == Applied::Unclear {
                 self.doubt(family);
@@ -267,12 +291,10 @@ impl RouteTables {
         }
         let differing = dumped.rib.tables().differing(self.rib.tables(), family);
         if purpose == Purpose::Audit {
-            let next = if family == Family::V4 { Family::V6 } else { Family::V4 };
-            let count = self.audit.count;
-            self.audit = Audit { last: Instant::now(), count: count + 1, next, ..self.audit };
+            (self.audit.last, self.audit.count) = (now, self.audit.count + 1);
             // What has come into doubt in the meantime is no surprise.
             if !self.dirty[family as usize] {
-                self.suspects.extend(differing.iter().map(|table| ((family, *table), Instant::now())));
+                self.suspects.extend(differing.iter().map(|table| ((family, *table), now)));
             }
         }
         let undecodable = &mut self.undecodable[family as usize];
@@ -282,10 +304,28 @@ impl RouteTables {
             self.rib.take_family(family, &mut dumped.rib);
         }
         let retried = dumped.retried;
-        // A million routes take a tenth of a second to go, and the next change is not to wait for that.
-        tokio::task::spawn_blocking(move || drop(dumped.rib));
+        drop_elsewhere(dumped.rib);
         Finished { family: Some(family), changed, retried }
     }
+
+    /// Whether a dump of IPv6 is taken that these changes came in between. An audit simply waits for the next time.
+    fn believes(&mut self, purpose: Purpose, meanwhile: &[Change]) -> bool {
+        if meanwhile.is_empty() {
+            self.spoilt = 0;
+            return true;
+        }
+        if purpose == Purpose::Audit {
+            return false;
+        }
+        self.doubt(Family::V6);
+        self.spoilt = (self.spoilt + 1) % SPOILT_IN_A_ROW;
+        self.spoilt == 0
+    }
+}
+
+/// A million routes take a tenth of a second to go, and the next change is not to wait for that.
+fn drop_elsewhere(rib: Rib) {
+    tokio::task::spawn_blocking(move || drop(rib));
 }
 
 fn dump(family: Family) -> io::Result<Dumped> {
@@ -423,6 +463,30 @@ mod tests {
     fn change(kind: ChangeKind, route: Route) -> Change {
         let prefix = Prefix::new("198.18.0.0".parse().unwrap(), 15).unwrap();
         Change { kind, placed: Placed { table: TableId::MAIN, prefix, route } }
+    }
+
+    #[test]
+    fn the_next_dump_is_due_when_it_may_begin() {
+        let now = Instant::now();
+        let mut tables = RouteTables::empty(now);
+        assert_eq!(tables.due(), Some(now + AUDIT_PAUSE));
+        tables.rest_until = now + AUDIT_PAUSE * 2;
+        assert_eq!(tables.due(), Some(tables.rest_until), "an audit that is overdue waits for the rest, too");
+        tables.rest_until = now;
+        tables.audit.due[1] = now + AUDIT_PAUSE / 2;
+        assert_eq!(tables.due(), Some(now + AUDIT_PAUSE / 2));
+    }
+
+    #[test]
+    fn a_dump_of_ipv6_that_changes_came_in_between_is_taken_after_ten_and_stays_in_doubt() {
+        let mut tables = RouteTables::empty(Instant::now());
+        let spoiling = [change(ChangeKind::Add, by(1, 0))];
+        assert!(!tables.believes(Purpose::Audit, &spoiling));
+        assert!(!tables.is_dirty(), "an audit casts no doubt");
+        let believed: Vec<bool> = (0..20).map(|_| tables.believes(Purpose::Repair, &spoiling)).collect();
+        assert_eq!(believed.iter().enumerate().filter(|(_, yes)| **yes).map(|(at, _)| at).collect::<Vec<_>>(), [9, 19]);
+        assert!(tables.is_doubted(Family::V6));
+        assert!(tables.believes(Purpose::Repair, &[]));
     }
 
     #[test]
