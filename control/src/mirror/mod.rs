@@ -43,7 +43,7 @@ pub use netlink::EVENT_BUFFER;
 use netlink::{Dumper, Events, Heard, each_message};
 use part::POLL;
 pub use part::Part;
-use routes::RouteTables;
+use routes::{Done, RouteTables};
 pub use routes::{AUDIT_PAUSE, Audit};
 pub use sysctl::{LinkSysctls, Sysctls};
 pub use tables::TableNames;
@@ -54,6 +54,8 @@ pub use view::{KernelAddress, KernelLink, KernelNeighbour, KernelView, Layer, Qd
 const ROUTE_GROUPS: [u32; 12] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUP: u32 = 7;
+/// So many datagrams are taken in at once: what never rests must not keep the daemon from all else.
+const AT_ONCE: usize = 4096;
 /// After a failed read.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -109,6 +111,8 @@ impl Changes {
 pub struct Mirror {
     view: KernelView,
     routes: RouteTables,
+    /// A dump of routes that waits until all is heard that came before its end.
+    ended: Option<Done>,
     neighbours: Neighbours,
     dumper: Dumper,
     events: Events,
@@ -151,6 +155,7 @@ impl Mirror {
         let mut mirror = Mirror {
             view: KernelView { tables: routes.tables().clone(), ..KernelView::default() },
             routes,
+            ended: None,
             neighbours: Neighbours::new(),
             dumper,
             events,
@@ -174,6 +179,10 @@ impl Mirror {
         mirror.view.netfilter.translated = read::still_translated(&mirror.view.netfilter, true)?;
         mirror.view.xfrm = raw::xfrm().map_err(|source| MirrorError::Read { part: "IPsec policies", source })?;
         mirror.refresh()?;
+        if !mirror.hear_pending() || mirror.news.routes {
+            // It may have come in between while the routes were dumped, which spoils a dump of IPv6.
+            mirror.routes.doubt(Family::V6);
+        }
         mirror.news = Changes::ALL;
         mirror.tell();
         Ok(mirror)
@@ -197,6 +206,14 @@ impl Mirror {
         loop {
             if !self.dirty.is_empty() && self.retry.is_none() {
                 self.try_refresh();
+            }
+            if self.ended.is_some() && self.hear_pending() {
+                // What was heard of links and objects may cast doubt on routes: then the difference is no surprise.
+                self.try_refresh();
+                if let Some(done) = self.ended.take() {
+                    let finished = self.routes.finish(done);
+                    self.take_routes(finished);
+                }
             }
             if self.news.any() {
                 return Ok(self.tell());
@@ -223,17 +240,12 @@ impl Mirror {
                 heard = self.nft_events.heard() => {
                     let heard = heard.map_err(MirrorError::Listen)?;
                     note_netfilter(heard, &mut self.counts, &mut self.netfilter);
-                    while let Some(heard) = self.nft_events.pending() {
+                    for _ in 0..AT_ONCE {
+                        let Some(heard) = self.nft_events.pending() else { break };
                         note_netfilter(heard, &mut self.counts, &mut self.netfilter);
                     }
                 }
-                done = self.routes.done() => {
-                    self.hear_pending();
-                    // What was heard of links and objects may cast doubt on routes: then the difference is no surprise.
-                    self.try_refresh();
-                    let finished = self.routes.finish(done);
-                    self.take_routes(finished);
-                }
+                done = self.routes.done(), if self.ended.is_none() => self.ended = Some(done),
                 _ = until(routes_due) => {}
                 _ = until(self.retry) => self.retry = None,
                 (netfilter, told) = self.netfilter.read() => self.take_netfilter(netfilter, told),
@@ -242,13 +254,26 @@ impl Mirror {
         }
     }
 
-    /// Takes in all that has been told by now. What of it is news, [`changed`](Self::changed) says.
-    pub fn hear_pending(&mut self) {
+    /// Takes in what has been told by now, and says whether that was all. What of it is news, [`changed`](Self::changed) says.
+    pub fn hear_pending(&mut self) -> bool {
         let Self { events, dirty, counts, routes, neighbours, audit, news, carrier_counts, .. } = self;
         let mut ears = Ears { dirty, counts, routes, neighbours, audit, news, carrier_counts };
-        while let Some(heard) = events.pending() {
-            ears.note(heard);
+        for _ in 0..AT_ONCE {
+            match events.pending() {
+                Some(heard) => ears.note(heard),
+                None => return true,
+            }
         }
+        false
+    }
+
+    /// What [`changed`](Self::changed) would say at once, if anything.
+    pub fn caught_up(&mut self) -> Option<Changes> {
+        self.hear_pending();
+        if !self.dirty.is_empty() && self.retry.is_none() {
+            self.try_refresh();
+        }
+        self.news.any().then(|| self.tell())
     }
 
     /// Reads everything anew; [`reloaded`](Self::reloaded) says when that is done.

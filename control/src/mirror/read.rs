@@ -255,8 +255,10 @@ impl Mirror {
 
     /// What gives no event.
     pub(super) fn look_around(&mut self) {
-        self.hear_pending();
-        self.audit();
+        // What waits to be heard is no difference that nothing has told of.
+        if self.hear_pending() {
+            self.audit();
+        }
         // Programs come to the tc hooks without one.
         self.dirty.extend([Part::TrafficControl, Part::Sysctls]);
         if let Ok(xfrm) = raw::xfrm() {
