@@ -43,8 +43,8 @@ pub use netlink::EVENT_BUFFER;
 use netlink::{Dumper, Events, Heard, each_message};
 use part::POLL;
 pub use part::Part;
-use routes::{Done, RouteTables};
 pub use routes::{AUDIT_PAUSE, Audit};
+use routes::{Done, RouteTables};
 pub use sysctl::{LinkSysctls, Sysctls};
 pub use tables::TableNames;
 pub use view::{KernelAddress, KernelLink, KernelNeighbour, KernelView, Layer, Qdiscs};
@@ -65,6 +65,7 @@ pub mod rtm {
     pub(super) const GETADDR: u16 = 22;
     pub(super) const NEWROUTE: u16 = 24;
     pub(super) const DELROUTE: u16 = 25;
+    pub(super) const GETROUTE: u16 = 26;
     pub const NEWNEIGH: u16 = 28;
     pub(super) const DELNEIGH: u16 = 29;
     pub(super) const GETNEIGH: u16 = 30;

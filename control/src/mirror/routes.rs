@@ -21,9 +21,8 @@ use tokio::task::JoinHandle;
 use super::attributes::Request;
 use super::decode::{self, Placed, Undecodable};
 use super::netlink::Dumper;
+use super::rtm;
 
-/// `RTM_GETROUTE`
-const GETROUTE: u16 = 26;
 /// After a failed dump.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// So long after a change the kernel has told of it.
@@ -243,7 +242,8 @@ impl RouteTables {
     fn begin(&mut self, family: Family, purpose: Purpose) {
         self.dirty[family as usize] = false;
         self.meanwhile.clear();
-        self.dump = Some(UnderWay { family, purpose, task: tokio::task::spawn_blocking(move || dump(family)) });
+        self.dump =
+            Some(UnderWay { family, purpose, task: tokio::task::spawn_blocking(move || dump(family, purpose)) });
     }
 
     /// Waits for the end of the dump that is under way, forever if there is none. Cancel-safe.
@@ -328,11 +328,14 @@ fn drop_elsewhere(rib: Rib) {
     tokio::task::spawn_blocking(move || drop(rib));
 }
 
-fn dump(family: Family) -> io::Result<Dumped> {
+fn dump(family: Family, purpose: Purpose) -> io::Result<Dumped> {
     let began = Instant::now();
-    let request = routes_of(family);
+    let mut dumper = Dumper::open(NETLINK_ROUTE)?;
+    if purpose == Purpose::Repair {
+        wait_for_rtnl(&mut dumper)?;
+    }
     let (mut dumped, retried) =
-        Dumper::open(NETLINK_ROUTE)?.dump(&request, |dumped: &mut Dumped, message| match decode::route(message) {
+        dumper.dump(&routes_of(family), |dumped: &mut Dumped, message| match decode::route(message) {
             Ok(Some(Placed { table, prefix, route })) => dumped.rib.append(table, prefix, route),
             Ok(None) => {}
             Err(error) => dumped.undecodable.push(error.to_string()),
@@ -342,11 +345,20 @@ fn dump(family: Family) -> io::Result<Dumped> {
     Ok(dumped)
 }
 
+/// What was told of addresses and links comes before the routes that go with them (`__inet_del_ifa`: `RTM_DELADDR`, then
+/// `fib_sync_down_addr`), and a dump of routes does not wait for whoever is at it. This does: to ask for one link takes the RTNL.
+/// The loopback interface is the first of every namespace (`LOOPBACK_IFINDEX`).
+fn wait_for_rtnl(dumper: &mut Dumper) -> io::Result<()> {
+    let mut fixed = [0; 16];
+    fixed[4..8].copy_from_slice(&1i32.to_ne_bytes());
+    dumper.ask(&Request::new(rtm::GETLINK, NLM_F_REQUEST, &fixed), &mut |_| {}).map(|_| ())
+}
+
 /// The request for all routes of a family. `struct rtmsg` with nothing but the family: a strict dump of all tables.
 fn routes_of(family: Family) -> Request {
     let mut fixed = [0; 12];
     fixed[0] = super::number(family);
-    Request::new(GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, &fixed)
+    Request::new(rtm::GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, &fixed)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
