@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use shunt_policy::config::{NexthopObject, Rule};
 use shunt_policy::{Family, Ifindex};
 
 use super::attributes::Request;
 use super::decode::{self, Undecodable};
 use super::netfilter::Netfilter;
+use super::netlink::Dumper;
 use super::part::Part;
 use super::routes::{Finished, RouteTables};
 use super::view::{KernelAddress, KernelLink, Qdiscs};
@@ -227,7 +229,16 @@ impl Mirror {
                 undecodable.push(error.to_string());
             }
         });
-        let ((all, undecodable), retried) = dumped.map_err(|source| MirrorError::Read { part, source })?;
+        let ((all, undecodable), retried) = match dumped {
+            Ok(dumped) => dumped,
+            Err(source) => {
+                // The kernel may still be at this one, and answers no other on the same socket (__netlink_dump_start: EBUSY).
+                if let Ok(dumper) = Dumper::open(NETLINK_ROUTE) {
+                    self.dumper = dumper;
+                }
+                return Err(MirrorError::Read { part, source });
+            }
+        };
         self.counts.retried_dumps += retried;
         self.undecodable.insert(part, undecodable);
         Ok(all)
