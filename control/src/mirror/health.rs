@@ -1,10 +1,10 @@
 //! How well the copy is kept: what `shunt status` tells of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shunt_policy::Family;
 
-use super::part::Part;
+use super::part::{Part, routes_bound};
 use super::{Audit, Mirror};
 
 /// The mirror as a service.
@@ -24,6 +24,8 @@ pub struct MirrorHealth {
     pub route_audit: Audit,
     pub audit: PartAudit,
     pub last_read: LastRead,
+    /// How long a dump of all routes took last.
+    routes_took: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,6 +79,16 @@ impl LastRead {
     }
 }
 
+impl MirrorHealth {
+    /// How old a change of the part may get that is not in the view yet.
+    pub fn staleness_bound(&self, part: Part) -> Duration {
+        match part {
+            Part::Routes => routes_bound(self.routes_took),
+            part => part.staleness_bound(),
+        }
+    }
+}
+
 impl Mirror {
     pub fn health(&self) -> MirrorHealth {
         // The oldest is the one that ends in all packets being the kernel's.
@@ -92,6 +104,7 @@ impl Mirror {
             route_audit: self.routes.audit(),
             audit: self.audit.found().clone(),
             last_read: self.last_read.clone(),
+            routes_took: self.routes.took(),
         }
     }
 

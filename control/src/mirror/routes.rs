@@ -44,6 +44,8 @@ pub struct RouteTables {
     spoilt: u32,
     /// A dump that took long is not followed by another one at once.
     rest_until: Instant,
+    /// The last dumps.
+    took: [Duration; 2],
     audit: Audit,
     /// Tables that an audit found to differ, though the kernel had not told why. It changes first and tells then.
     suspects: BTreeMap<(Family, TableId), Instant>,
@@ -131,6 +133,7 @@ impl RouteTables {
             undecodable: Default::default(),
             spoilt: 0,
             rest_until: now,
+            took: [Duration::ZERO; 2],
             audit: Audit { last: now, count: 0, differing: 0, due: [now + AUDIT_PAUSE; 2] },
             suspects: BTreeMap::new(),
         }
@@ -142,6 +145,11 @@ impl RouteTables {
 
     pub fn audit(&self) -> Audit {
         self.audit
+    }
+
+    /// How long the last dumps of both families took.
+    pub fn took(&self) -> Duration {
+        self.took.iter().sum()
     }
 
     /// Messages of the last dumps that could not be decoded.
@@ -274,6 +282,7 @@ impl RouteTables {
     fn adopt(&mut self, family: Family, purpose: Purpose, mut dumped: Dumped) -> Finished {
         let now = Instant::now();
         self.rest_until = now + dumped.took * 2;
+        self.took[family as usize] = dumped.took;
         let meanwhile = std::mem::take(&mut self.meanwhile);
         if purpose == Purpose::Audit {
             self.audit.due[family as usize] = now + AUDIT_PAUSE;
