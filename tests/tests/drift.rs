@@ -332,6 +332,8 @@ fn privileged_ipv6_tables_that_never_rest_are_held_whole() {
             net.router.run("ip nexthop add id 7 via 203.0.113.10 dev ppp0; ip nexthop del id 7");
             std::thread::sleep(Duration::from_millis(100));
         }
+        let asked = Instant::now();
+        println!("{} after {:?}", shunt.reload(), asked.elapsed());
         rests.store(true, Ordering::Relaxed);
     });
     shunt.equals_kernel_within(Duration::from_secs(5));

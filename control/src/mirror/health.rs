@@ -50,7 +50,7 @@ pub struct PartAudit {
     pub differing: [u64; Part::ALL.len()],
 }
 
-/// When each part was last read whole.
+/// When each part was last read whole. Where that takes a while, when it began.
 #[derive(Clone, Debug)]
 pub struct LastRead {
     parts: [Instant; Part::ALL.len()],
@@ -64,11 +64,15 @@ impl LastRead {
     }
 
     pub(super) fn note(&mut self, part: Part) {
-        self.parts[part as usize] = Instant::now();
+        self.note_at(part, Instant::now());
     }
 
-    pub(super) fn note_routes(&mut self, family: Family) {
-        self.routes[family as usize] = Instant::now();
+    pub(super) fn note_at(&mut self, part: Part, began: Instant) {
+        self.parts[part as usize] = began;
+    }
+
+    pub(super) fn note_routes(&mut self, family: Family, began: Instant) {
+        self.routes[family as usize] = began;
     }
 
     pub fn of(&self, part: Part) -> Instant {
@@ -76,6 +80,11 @@ impl LastRead {
             Part::Routes => self.routes[0].min(self.routes[1]),
             part => self.parts[part as usize],
         }
+    }
+
+    /// Whether every part was read since.
+    pub(super) fn all_since(&self, then: Instant) -> bool {
+        Part::ALL.into_iter().all(|part| self.of(part) >= then)
     }
 }
 

@@ -135,10 +135,15 @@ pub struct Mirror {
     /// When the view was last known to equal the kernel.
     equal: std::time::Instant,
     audit: Rounds,
-    /// While everything is read anew: what has differed.
-    reload: Option<BTreeSet<Part>>,
+    /// While everything is read anew.
+    reload: Option<Reload>,
     /// What differs from the view last told of.
     news: Changes,
+}
+
+struct Reload {
+    begun: std::time::Instant,
+    differed: BTreeSet<Part>,
 }
 
 /// The neighbour table of all interfaces.
@@ -279,7 +284,8 @@ impl Mirror {
 
     /// Reads everything anew; [`reloaded`](Self::reloaded) says when that is done.
     pub fn reload(&mut self) {
-        self.reload.get_or_insert_default();
+        let differed = self.reload.take().map(|reload| reload.differed).unwrap_or_default();
+        self.reload = Some(Reload { begun: std::time::Instant::now(), differed });
         self.dirty.extend(Part::DUMPED);
         Family::BOTH.iter().for_each(|family| self.routes.doubt(*family));
         self.look_around();
@@ -288,7 +294,10 @@ impl Mirror {
 
     /// Once after a [`reload`](Self::reload): which parts had not been as the kernel's.
     pub fn reloaded(&mut self) -> Option<BTreeSet<Part>> {
-        if self.in_step() { self.reload.take() } else { None }
+        let begun = self.reload.as_ref()?.begun;
+        // Where something changes all the time no moment may be without a doubt.
+        let done = self.in_step() || !self.news.any() && self.last_read.all_since(begun);
+        if done { self.reload.take().map(|reload| reload.differed) } else { None }
     }
 
     /// Brings the view up to what is held, and forgets the news.
@@ -323,8 +332,8 @@ impl Mirror {
 
     /// The part was not as the kernel's.
     fn differed(&mut self, part: Part) {
-        if let Some(differed) = &mut self.reload {
-            differed.insert(part);
+        if let Some(reload) = &mut self.reload {
+            reload.differed.insert(part);
         }
     }
 }

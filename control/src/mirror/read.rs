@@ -246,16 +246,19 @@ impl Mirror {
 
     pub(super) fn take_routes(&mut self, finished: io::Result<Finished>) {
         match finished {
-            Ok(Finished { family, changed, retried }) => {
+            Ok(Finished { read, changed, retried }) => {
                 self.counts.retried_dumps += retried;
                 self.news.routes |= changed;
-                if changed {
-                    self.differed(Part::Routes);
+                if let Some((family, began)) = read {
+                    self.last_read.note_routes(family, began);
+                    // What has come into doubt in the meantime is no surprise.
+                    if !self.routes.is_doubted(family) {
+                        if changed {
+                            self.differed(Part::Routes);
+                        }
+                        self.news.links |= !std::mem::take(&mut self.view.unread_carriers[family as usize]).is_empty();
+                    }
                 }
-                if let Some(family) = family.filter(|family| !self.routes.is_doubted(*family)) {
-                    self.news.links |= !std::mem::take(&mut self.view.unread_carriers[family as usize]).is_empty();
-                }
-                family.into_iter().for_each(|family| self.last_read.note_routes(family));
                 self.undecodable.insert("routes", self.routes.undecodable().cloned().collect());
                 self.collect_undecodable();
                 self.route_fault = None;
@@ -298,8 +301,8 @@ impl Mirror {
             Ok(translated) => netfilter.translated = translated,
             Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
         }
-        self.last_read.note(Part::Nftables);
-        self.last_read.note(Part::IptablesLegacy);
+        let began = self.netfilter.began();
+        [Part::Nftables, Part::IptablesLegacy].into_iter().for_each(|part| self.last_read.note_at(part, began));
         if netfilter != self.view.netfilter {
             let legacy = |netfilter: &Netfilter| netfilter.legacy().cloned().collect::<Vec<_>>();
             let of_legacy = legacy(&netfilter) != legacy(&self.view.netfilter);

@@ -73,6 +73,7 @@ enum Purpose {
 struct UnderWay {
     family: Family,
     purpose: Purpose,
+    began: Instant,
     task: JoinHandle<io::Result<Dumped>>,
 }
 
@@ -107,7 +108,8 @@ struct Dumped {
 /// How a finished dump compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
-    pub family: Option<Family>,
+    /// The family that was read, and when that began.
+    pub read: Option<(Family, Instant)>,
     pub changed: bool,
     pub retried: u64,
 }
@@ -250,8 +252,8 @@ impl RouteTables {
     fn begin(&mut self, family: Family, purpose: Purpose) {
         self.dirty[family as usize] = false;
         self.meanwhile.clear();
-        self.dump =
-            Some(UnderWay { family, purpose, task: tokio::task::spawn_blocking(move || dump(family, purpose)) });
+        let task = tokio::task::spawn_blocking(move || dump(family, purpose));
+        self.dump = Some(UnderWay { family, purpose, began: Instant::now(), task });
     }
 
     /// Waits for the end of the dump that is under way, forever if there is none. Cancel-safe.
@@ -268,9 +270,9 @@ impl RouteTables {
     ///
     /// The dump's; the tables stay as they are, and in doubt.
     pub fn finish(&mut self, done: Done) -> io::Result<Finished> {
-        let Some(UnderWay { family, purpose, .. }) = self.dump.take() else { return Ok(Finished::default()) };
+        let Some(UnderWay { family, purpose, began, .. }) = self.dump.take() else { return Ok(Finished::default()) };
         match done.0 {
-            Ok(dumped) => Ok(self.adopt(family, purpose, dumped)),
+            Ok(dumped) => Ok(self.adopt(family, purpose, began, dumped)),
             Err(error) => {
                 self.doubt(family);
                 self.rest_until = Instant::now() + RETRY_PAUSE;
@@ -279,7 +281,7 @@ impl RouteTables {
         }
     }
 
-    fn adopt(&mut self, family: Family, purpose: Purpose, mut dumped: Dumped) -> Finished {
+    fn adopt(&mut self, family: Family, purpose: Purpose, began: Instant, mut dumped: Dumped) -> Finished {
         let now = Instant::now();
         self.rest_until = now + dumped.took * 2;
         self.took[family as usize] = dumped.took;
@@ -314,7 +316,7 @@ impl RouteTables {
         }
         let retried = dumped.retried;
         drop_elsewhere(dumped.rib);
-        Finished { family: Some(family), changed, retried }
+        Finished { read: Some((family, began)), changed, retried }
     }
 
     /// Whether a dump of IPv6 is taken that these changes came in between. An audit simply waits for the next time.
