@@ -70,7 +70,7 @@ fn mirror(health: &MirrorHealth, stale: bool) -> Value {
             "source": part.word(),
             "followed": if part.is_told() { "told" } else { "polled" },
             "age_ms": age(health.last_read.of(part)),
-            "staleness_bound_ms": part.staleness_bound().as_millis() as u64,
+            "staleness_bound_ms": health.staleness_bound(part).as_millis() as u64,
             "differing": differing(part),
         })
     };

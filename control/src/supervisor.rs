@@ -72,14 +72,21 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // Where something changes all the time the mirror is always ready, so what is rare goes first.
+            _ = tick.tick() => {
+                supervisor.catch_up(&mut mirror);
+                supervisor.tick(&mut mirror);
+            }
+            asked = server.question() => {
+                supervisor.catch_up(&mut mirror);
+                if let Some(asked) = supervisor.take(asked, &mut mirror) {
+                    let answer = supervisor.answer(&asked.question, &mirror);
+                    // A client that has left is no loss.
+                    let _ = asked.reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
+                }
+            }
             changed = mirror.changed() => {
                 supervisor.follow(&mirror, changed?);
-            }
-            _ = tick.tick() => supervisor.tick(&mut mirror),
-            asked = server.question() => if let Some(asked) = supervisor.take(asked, &mut mirror) {
-                let answer = supervisor.answer(&asked.question, &mirror);
-                // A client that has left is no loss.
-                let _ = asked.reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
             }
         }
         supervisor.settle_reloads(&mut mirror);
@@ -190,6 +197,13 @@ impl Supervisor {
         self.translation.update(mirror.view(), &self.selection.numbers(), changes);
         let next = Generation(self.policy.generation().0 + 1);
         self.policy = Arc::new(recompile(&self.translation.config, next, &self.policy));
+    }
+
+    /// Follows what has been told by now: whoever changes something and asks then is answered by what he changed.
+    fn catch_up(&mut self, mirror: &mut Mirror) {
+        if let Some(changes) = mirror.caught_up() {
+            self.follow(mirror, changes);
+        }
     }
 
     /// The mirror has changed: publish, and see whether the ports are still the right ones.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use crate::config::Route;
+use crate::config::{Route, RouteKind};
 use crate::fib::{self, Fib};
 use crate::names::{Dscp, Family, Prefix, TableId};
 use crate::slots::Slots;
@@ -234,9 +234,14 @@ impl Rib {
         self.vacant[at] = std::mem::take(&mut other.vacant[at]);
     }
 
-    /// Adds a route behind those of its prefix that the kernel asks before it, and behind its equals.
+    /// Adds a route behind those of its prefix that the kernel asks before it, and behind its equals. In IPv6 no two are the same
+    /// (`fib6_add_rt2node`) but in what we do not keep of opaque ones, though a dump may tell of one twice.
     pub fn append(&mut self, table: TableId, prefix: Prefix, route: Route) {
         let mut routes = self.tables.routes(table, prefix).to_vec();
+        let may_be_another = prefix.family() == Family::V4 || matches!(route.kind, RouteKind::Opaque(_));
+        if !may_be_another && routes.contains(&route) {
+            return;
+        }
         let at = routes.partition_point(|other| rank(other) <= rank(&route));
         routes.insert(at, route);
         self.set(table, prefix, &routes);
@@ -298,7 +303,7 @@ fn is_own(routes: &[Route]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Hops, RouteKind};
+    use crate::config::Hops;
     use crate::names::Ifindex;
 
     fn prefix(text: &str) -> Prefix {
@@ -346,6 +351,18 @@ mod tests {
             })
             .collect();
         assert_eq!(order, [2, 5, 4, 1, 3]);
+    }
+
+    #[test]
+    fn an_ipv6_route_that_a_dump_tells_twice_is_one() {
+        let mut rib = Rib::default();
+        let opaque = Route::new(0, RouteKind::Opaque("encapsulation".to_owned()));
+        for one in [by(1).remove(0), by(2).remove(0), by(1).remove(0), opaque.clone(), opaque.clone()] {
+            rib.append(TableId::MAIN, prefix("2001:db8::/64"), one.clone());
+            rib.append(TableId::MAIN, prefix("192.0.2.0/24"), one);
+        }
+        let count = |text| rib.tables().routes(TableId::MAIN, prefix(text)).len();
+        assert_eq!((count("2001:db8::/64"), count("192.0.2.0/24")), (4, 5));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The mirror does not drift: whatever happens to interfaces, addresses, routes and sysctls, within a second it holds what the kernel
 //! holds. The network is that of [`TwoWays`], with more routes; both sides are read and compared whole.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket};
@@ -304,6 +305,42 @@ fn deleted_route() -> Vec<u8> {
     let length = message.len() as u32;
     message[..4].copy_from_slice(&length.to_ne_bytes());
     message
+}
+
+/// IPv6 dumps that changes come in between leave routes out, and the kernel does not say so.
+#[test]
+fn privileged_ipv6_tables_that_never_rest_are_held_whole() {
+    let net = TwoWays::new();
+    let batch = |verb: &str, numbers: std::ops::Range<u32>| -> String {
+        numbers.map(|number| format!("route {verb} 2001:db8:8000:{number:x}::/64 via 2001:db8:2::10\n")).collect()
+    };
+    // Those in front and behind are added and deleted again and again, so that what a dump counts is never what it skips.
+    std::fs::write("/run/all", batch("add", 0..40_000)).expect("a place for the batch");
+    let again = (0..40_000).step_by(500).map(|at| batch("del", at..at + 9) + &batch("add", at..at + 9));
+    std::fs::write("/run/again", again.collect::<String>()).expect("a place for the batch");
+    net.router.run("ip -batch /run/all");
+    let shunt = net.router.start_shunt("");
+    let rests = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !rests.load(Ordering::Relaxed) {
+                net.router.run("ip -batch /run/again");
+            }
+        });
+        for _ in 0..20 {
+            // An object that goes takes its routes along, so all are in doubt.
+            net.router.run("ip nexthop add id 7 via 203.0.113.10 dev ppp0; ip nexthop del id 7");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let asked = Instant::now();
+        println!("{} after {:?}", shunt.reload(), asked.elapsed());
+        rests.store(true, Ordering::Relaxed);
+    });
+    shunt.equals_kernel_within(Duration::from_secs(5));
+    let status = shunt.status();
+    println!("{}", status["mirror"]);
+    assert!(status["mirror"]["retried_dumps"].as_u64() > Some(0), "no change came in between: {status:#}");
+    assert_eq!(status["mirror"]["audit"]["differing"], 0, "{status:#}");
 }
 
 /// What changed without a word is found when the operator asks for it.

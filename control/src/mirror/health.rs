@@ -1,10 +1,10 @@
 //! How well the copy is kept: what `shunt status` tells of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shunt_policy::Family;
 
-use super::part::Part;
+use super::part::{Part, routes_bound};
 use super::{Audit, Mirror};
 
 /// The mirror as a service.
@@ -20,10 +20,12 @@ pub struct MirrorHealth {
     pub in_step: bool,
     /// When the view was last known to equal the kernel.
     pub equal: Instant,
-    /// The audits of the route tables; both families alternate.
+    /// The audits of the route tables.
     pub route_audit: Audit,
     pub audit: PartAudit,
     pub last_read: LastRead,
+    /// How long a dump of all routes took last.
+    routes_took: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,7 +34,7 @@ pub struct Counts {
     pub lost_events: u64,
     /// How often everything was dumped anew because of that.
     pub resyncs: u64,
-    /// Dumps that a change had interrupted, and that were taken again.
+    /// Dumps that a change had interrupted, and that were not believed.
     pub retried_dumps: u64,
     /// Datagrams that somebody else than the kernel sent us, and that were not believed.
     pub strangers: u64,
@@ -48,7 +50,7 @@ pub struct PartAudit {
     pub differing: [u64; Part::ALL.len()],
 }
 
-/// When each part was last read whole.
+/// When each part was last read whole. Where that takes a while, when it began.
 #[derive(Clone, Debug)]
 pub struct LastRead {
     parts: [Instant; Part::ALL.len()],
@@ -62,17 +64,36 @@ impl LastRead {
     }
 
     pub(super) fn note(&mut self, part: Part) {
-        self.parts[part as usize] = Instant::now();
+        self.note_at(part, Instant::now());
     }
 
-    pub(super) fn note_routes(&mut self, family: Family) {
-        self.routes[family as usize] = Instant::now();
+    pub(super) fn note_at(&mut self, part: Part, began: Instant) {
+        self.parts[part as usize] = began;
+    }
+
+    pub(super) fn note_routes(&mut self, family: Family, began: Instant) {
+        self.routes[family as usize] = began;
     }
 
     pub fn of(&self, part: Part) -> Instant {
         match part {
             Part::Routes => self.routes[0].min(self.routes[1]),
             part => self.parts[part as usize],
+        }
+    }
+
+    /// Whether every part was read since.
+    pub(super) fn all_since(&self, then: Instant) -> bool {
+        Part::ALL.into_iter().all(|part| self.of(part) >= then)
+    }
+}
+
+impl MirrorHealth {
+    /// How old a change of the part may get that is not in the view yet.
+    pub fn staleness_bound(&self, part: Part) -> Duration {
+        match part {
+            Part::Routes => routes_bound(self.routes_took),
+            part => part.staleness_bound(),
         }
     }
 }
@@ -92,6 +113,7 @@ impl Mirror {
             route_audit: self.routes.audit(),
             audit: self.audit.found().clone(),
             last_read: self.last_read.clone(),
+            routes_took: self.routes.took(),
         }
     }
 

@@ -43,8 +43,8 @@ pub use netlink::EVENT_BUFFER;
 use netlink::{Dumper, Events, Heard, each_message};
 use part::POLL;
 pub use part::Part;
-use routes::RouteTables;
 pub use routes::{AUDIT_PAUSE, Audit};
+use routes::{Done, RouteTables};
 pub use sysctl::{LinkSysctls, Sysctls};
 pub use tables::TableNames;
 pub use view::{KernelAddress, KernelLink, KernelNeighbour, KernelView, Layer, Qdiscs};
@@ -54,6 +54,8 @@ pub use view::{KernelAddress, KernelLink, KernelNeighbour, KernelView, Layer, Qd
 const ROUTE_GROUPS: [u32; 12] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUP: u32 = 7;
+/// So many datagrams are taken in at once: what never rests must not keep the daemon from all else.
+const AT_ONCE: usize = 4096;
 /// After a failed read.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,6 +65,7 @@ pub mod rtm {
     pub(super) const GETADDR: u16 = 22;
     pub(super) const NEWROUTE: u16 = 24;
     pub(super) const DELROUTE: u16 = 25;
+    pub(super) const GETROUTE: u16 = 26;
     pub const NEWNEIGH: u16 = 28;
     pub(super) const DELNEIGH: u16 = 29;
     pub(super) const GETNEIGH: u16 = 30;
@@ -109,6 +112,8 @@ impl Changes {
 pub struct Mirror {
     view: KernelView,
     routes: RouteTables,
+    /// A dump of routes that waits until all is heard that came before its end.
+    ended: Option<Done>,
     neighbours: Neighbours,
     dumper: Dumper,
     events: Events,
@@ -130,10 +135,15 @@ pub struct Mirror {
     /// When the view was last known to equal the kernel.
     equal: std::time::Instant,
     audit: Rounds,
-    /// While everything is read anew: what has differed.
-    reload: Option<BTreeSet<Part>>,
+    /// While everything is read anew.
+    reload: Option<Reload>,
     /// What differs from the view last told of.
     news: Changes,
+}
+
+struct Reload {
+    begun: std::time::Instant,
+    differed: BTreeSet<Part>,
 }
 
 /// The neighbour table of all interfaces.
@@ -151,6 +161,7 @@ impl Mirror {
         let mut mirror = Mirror {
             view: KernelView { tables: routes.tables().clone(), ..KernelView::default() },
             routes,
+            ended: None,
             neighbours: Neighbours::new(),
             dumper,
             events,
@@ -174,6 +185,10 @@ impl Mirror {
         mirror.view.netfilter.translated = read::still_translated(&mirror.view.netfilter, true)?;
         mirror.view.xfrm = raw::xfrm().map_err(|source| MirrorError::Read { part: "IPsec policies", source })?;
         mirror.refresh()?;
+        if !mirror.hear_pending() || mirror.news.routes {
+            // It may have come in between while the routes were dumped, which spoils a dump of IPv6.
+            mirror.routes.doubt(Family::V6);
+        }
         mirror.news = Changes::ALL;
         mirror.tell();
         Ok(mirror)
@@ -197,6 +212,14 @@ impl Mirror {
         loop {
             if !self.dirty.is_empty() && self.retry.is_none() {
                 self.try_refresh();
+            }
+            if self.ended.is_some() && self.hear_pending() {
+                // What was heard of links and objects may cast doubt on routes: then the difference is no surprise.
+                self.try_refresh();
+                if let Some(done) = self.ended.take() {
+                    let finished = self.routes.finish(done);
+                    self.take_routes(finished);
+                }
             }
             if self.news.any() {
                 return Ok(self.tell());
@@ -223,17 +246,12 @@ impl Mirror {
                 heard = self.nft_events.heard() => {
                     let heard = heard.map_err(MirrorError::Listen)?;
                     note_netfilter(heard, &mut self.counts, &mut self.netfilter);
-                    while let Some(heard) = self.nft_events.pending() {
+                    for _ in 0..AT_ONCE {
+                        let Some(heard) = self.nft_events.pending() else { break };
                         note_netfilter(heard, &mut self.counts, &mut self.netfilter);
                     }
                 }
-                done = self.routes.done() => {
-                    self.hear_pending();
-                    // What was heard of links and objects may cast doubt on routes: then the difference is no surprise.
-                    self.try_refresh();
-                    let finished = self.routes.finish(done);
-                    self.take_routes(finished);
-                }
+                done = self.routes.done(), if self.ended.is_none() => self.ended = Some(done),
                 _ = until(routes_due) => {}
                 _ = until(self.retry) => self.retry = None,
                 (netfilter, told) = self.netfilter.read() => self.take_netfilter(netfilter, told),
@@ -242,18 +260,32 @@ impl Mirror {
         }
     }
 
-    /// Takes in all that has been told by now. What of it is news, [`changed`](Self::changed) says.
-    pub fn hear_pending(&mut self) {
+    /// Takes in what has been told by now, and says whether that was all. What of it is news, [`changed`](Self::changed) says.
+    pub fn hear_pending(&mut self) -> bool {
         let Self { events, dirty, counts, routes, neighbours, audit, news, carrier_counts, .. } = self;
         let mut ears = Ears { dirty, counts, routes, neighbours, audit, news, carrier_counts };
-        while let Some(heard) = events.pending() {
-            ears.note(heard);
+        for _ in 0..AT_ONCE {
+            match events.pending() {
+                Some(heard) => ears.note(heard),
+                None => return true,
+            }
         }
+        false
+    }
+
+    /// What [`changed`](Self::changed) would say at once, if anything.
+    pub fn caught_up(&mut self) -> Option<Changes> {
+        self.hear_pending();
+        if !self.dirty.is_empty() && self.retry.is_none() {
+            self.try_refresh();
+        }
+        self.news.any().then(|| self.tell())
     }
 
     /// Reads everything anew; [`reloaded`](Self::reloaded) says when that is done.
     pub fn reload(&mut self) {
-        self.reload.get_or_insert_default();
+        let differed = self.reload.take().map(|reload| reload.differed).unwrap_or_default();
+        self.reload = Some(Reload { begun: std::time::Instant::now(), differed });
         self.dirty.extend(Part::DUMPED);
         Family::BOTH.iter().for_each(|family| self.routes.doubt(*family));
         self.look_around();
@@ -262,7 +294,10 @@ impl Mirror {
 
     /// Once after a [`reload`](Self::reload): which parts had not been as the kernel's.
     pub fn reloaded(&mut self) -> Option<BTreeSet<Part>> {
-        if self.in_step() { self.reload.take() } else { None }
+        let begun = self.reload.as_ref()?.begun;
+        // Where something changes all the time no moment may be without a doubt.
+        let done = self.in_step() || !self.news.any() && self.last_read.all_since(begun);
+        if done { self.reload.take().map(|reload| reload.differed) } else { None }
     }
 
     /// Brings the view up to what is held, and forgets the news.
@@ -297,8 +332,8 @@ impl Mirror {
 
     /// The part was not as the kernel's.
     fn differed(&mut self, part: Part) {
-        if let Some(differed) = &mut self.reload {
-            differed.insert(part);
+        if let Some(reload) = &mut self.reload {
+            reload.differed.insert(part);
         }
     }
 }

@@ -5,11 +5,15 @@ use std::io;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
 use super::attributes::{HEADER, Request};
 
 /// How often an interrupted dump is tried again at once.
 const ATTEMPTS: u32 = 20;
+/// An answer that has not begun by then is lost. What waits for the RTNL does so in the kernel, whatever is said here.
+const PATIENCE: TimeVal = TimeVal::new(1, 0);
 /// Receive buffer of the event sockets in bytes, unless the operator wants another: bursts of route changes wait here. Beyond
 /// rmem_max only root may go.
 pub const EVENT_BUFFER: usize = 64 << 20;
@@ -31,6 +35,7 @@ impl Dumper {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without it the kernel ignores filters in the request. Old kernels do not know it.
         let _ = socket.set_netlink_get_strict_chk(true);
+        setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
         Ok(Dumper { socket, sequence: 0, buffer: Vec::with_capacity(LONGEST) })
     }
 
@@ -47,6 +52,10 @@ impl Dumper {
     }
 
     /// Sends a request and gives every answering message to `take`, whole. Says whether a dump was interrupted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, and that no answer came. After a dump that failed the next one wants another socket: the kernel may be at it.
     pub fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
         self.sequence += 1;
         let sequence = self.sequence;
@@ -58,7 +67,10 @@ impl Dumper {
         loop {
             self.buffer.clear();
             // From the kernel alone: the socket is connected (netlink_getsockbyportid).
-            self.socket.recv(&mut self.buffer, 0)?;
+            self.socket.recv(&mut self.buffer, 0).map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"),
+                _ => error,
+            })?;
             let mut done = false;
             each_message(&self.buffer, |header, bytes| {
                 if header.sequence_number() != sequence {
@@ -149,7 +161,7 @@ impl Events {
             socket.socket_mut().add_membership(*group)?;
         }
         let fd = socket.socket_ref();
-        if nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::RcvBufForce, &room).is_err() {
+        if setsockopt(fd, sockopt::RcvBufForce, &room).is_err() {
             let _ = fd.set_rx_buf_sz(u32::try_from(room).unwrap_or(u32::MAX));
         }
         Ok(Events { socket, buffer: Vec::with_capacity(LONGEST) })
@@ -177,5 +189,21 @@ fn heard(received: io::Result<SocketAddr>, buffer: &[u8]) -> io::Result<Heard<'_
         Ok(_) => Ok(Heard::Stranger),
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Heard::Lost),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NLM_F_REQUEST;
+    use netlink_sys::protocols::NETLINK_ROUTE;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_does_not_come_is_an_error() {
+        let mut dumper = Dumper::open(NETLINK_ROUTE).unwrap();
+        // NLMSG_NOOP is taken without a word.
+        let error = dumper.ask(&Request::new(1, NLM_F_REQUEST, &[]), &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

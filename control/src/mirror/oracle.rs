@@ -15,10 +15,8 @@ use shunt_policy::{Family, Ifindex, Mark, NextHop, Query, Routing, TableId};
 use super::attributes::{HEADER, Request, attributes};
 use super::decode::via;
 use super::netlink::Dumper;
-use super::number;
+use super::{number, rtm};
 
-/// `RTM_GETROUTE`
-const GETROUTE: u16 = 26;
 /// `RTM_F_LOOKUP_TABLE`: name the table that the route is from.
 const LOOKUP_TABLE: u32 = 0x1000;
 /// Length of `struct rtmsg`.
@@ -89,7 +87,8 @@ impl Oracle {
         let mut dumper = Dumper::open(NETLINK_ROUTE)?;
         // Whether the kernel refuses the attribute shows with a destination that is always there; without IPv6 nobody asks.
         let loopback = [&[0; 15][..], &[1]].concat();
-        let request = Request::new(GETROUTE, NLM_F_REQUEST, &fixed(Family::V6, [128, 0], 0)).with(rta::DST, &loopback);
+        let request =
+            Request::new(rtm::GETROUTE, NLM_F_REQUEST, &fixed(Family::V6, [128, 0], 0)).with(rta::DST, &loopback);
         let takes_label = dumper.ask(&request.with(rta::FLOWLABEL, &1u32.to_be_bytes()), &mut |_| ()).is_ok();
         Ok(Oracle { dumper, takes_label })
     }
@@ -143,7 +142,7 @@ impl Oracle {
         }
         let bits = query.family().bits();
         // The two bits of ECN do not route (`inet_dsfield_to_dscp`).
-        let mut request = Request::new(GETROUTE, NLM_F_REQUEST, &fixed(query.family(), [bits; 2], tos & 0xfc))
+        let mut request = Request::new(rtm::GETROUTE, NLM_F_REQUEST, &fixed(query.family(), [bits; 2], tos & 0xfc))
             .with(rta::DST, &octets(destination))
             .with(rta::SRC, &octets(source))
             .with(rta::IIF, &iif.0.to_ne_bytes())

@@ -10,7 +10,8 @@ const TOLD: Duration = Duration::from_millis(50);
 const LOOKED_AT: Duration = Duration::from_millis(500);
 /// What a tool has to print first.
 const PRINTED: Duration = Duration::from_secs(1);
-/// Routes vanish without a message, with their interface, address or nexthop object. Then the family is dumped anew.
+/// Routes vanish without a message, with their interface, address or nexthop object. Then the family is dumped anew, which takes
+/// longer where there are many: see [`routes_bound`].
 const DUMPED_ANEW: Duration = Duration::from_secs(1);
 
 /// One part of the kernel's state.
@@ -84,8 +85,8 @@ impl Part {
         }
     }
 
-    /// How old a change may get that is not in the view yet.
-    pub fn staleness_bound(self) -> Duration {
+    /// How old a change may get that is not in the view yet. Of routes: with few of them.
+    pub(super) fn staleness_bound(self) -> Duration {
         match self {
             Part::Links | Part::Addresses | Part::Rules | Part::Nexthops | Part::Neighbours => TOLD,
             Part::Routes => DUMPED_ANEW,
@@ -93,6 +94,12 @@ impl Part {
             Part::Nftables | Part::IptablesLegacy => PRINTED,
         }
     }
+}
+
+/// The bound of the routes where a dump of all takes so long. At worst one of the family is under way, and rested after, then comes
+/// the other family, a rest again, and what was asked for. IPv6 tables that never rest may take longer: they stay in doubt.
+pub(super) fn routes_bound(took: Duration) -> Duration {
+    DUMPED_ANEW.max(took * 4)
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use shunt_policy::config::{NexthopObject, Rule};
 use shunt_policy::{Family, Ifindex};
 
 use super::attributes::Request;
 use super::decode::{self, Undecodable};
 use super::netfilter::Netfilter;
+use super::netlink::Dumper;
 use super::part::Part;
 use super::routes::{Finished, RouteTables};
 use super::view::{KernelAddress, KernelLink, Qdiscs};
@@ -227,7 +229,16 @@ impl Mirror {
                 undecodable.push(error.to_string());
             }
         });
-        let ((all, undecodable), retried) = dumped.map_err(|source| MirrorError::Read { part, source })?;
+        let ((all, undecodable), retried) = match dumped {
+            Ok(dumped) => dumped,
+            Err(source) => {
+                // The kernel may still be at this one, and answers no other on the same socket (__netlink_dump_start: EBUSY).
+                if let Ok(dumper) = Dumper::open(NETLINK_ROUTE) {
+                    self.dumper = dumper;
+                }
+                return Err(MirrorError::Read { part, source });
+            }
+        };
         self.counts.retried_dumps += retried;
         self.undecodable.insert(part, undecodable);
         Ok(all)
@@ -235,16 +246,19 @@ impl Mirror {
 
     pub(super) fn take_routes(&mut self, finished: io::Result<Finished>) {
         match finished {
-            Ok(Finished { family, changed, retried }) => {
+            Ok(Finished { read, changed, retried }) => {
                 self.counts.retried_dumps += retried;
                 self.news.routes |= changed;
-                if changed {
-                    self.differed(Part::Routes);
+                if let Some((family, began)) = read {
+                    self.last_read.note_routes(family, began);
+                    // What has come into doubt in the meantime is no surprise.
+                    if !self.routes.is_doubted(family) {
+                        if changed {
+                            self.differed(Part::Routes);
+                        }
+                        self.news.links |= !std::mem::take(&mut self.view.unread_carriers[family as usize]).is_empty();
+                    }
                 }
-                if let Some(family) = family.filter(|family| !self.routes.is_doubted(*family)) {
-                    self.news.links |= !std::mem::take(&mut self.view.unread_carriers[family as usize]).is_empty();
-                }
-                family.into_iter().for_each(|family| self.last_read.note_routes(family));
                 self.undecodable.insert("routes", self.routes.undecodable().cloned().collect());
                 self.collect_undecodable();
                 self.route_fault = None;
@@ -255,8 +269,10 @@ impl Mirror {
 
     /// What gives no event.
     pub(super) fn look_around(&mut self) {
-        self.hear_pending();
-        self.audit();
+        // What waits to be heard is no difference that nothing has told of.
+        if self.hear_pending() {
+            self.audit();
+        }
         // Programs come to the tc hooks without one.
         self.dirty.extend([Part::TrafficControl, Part::Sysctls]);
         if let Ok(xfrm) = raw::xfrm() {
@@ -285,8 +301,8 @@ impl Mirror {
             Ok(translated) => netfilter.translated = translated,
             Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
         }
-        self.last_read.note(Part::Nftables);
-        self.last_read.note(Part::IptablesLegacy);
+        let began = self.netfilter.began();
+        [Part::Nftables, Part::IptablesLegacy].into_iter().for_each(|part| self.last_read.note_at(part, began));
         if netfilter != self.view.netfilter {
             let legacy = |netfilter: &Netfilter| netfilter.legacy().cloned().collect::<Vec<_>>();
             let of_legacy = legacy(&netfilter) != legacy(&self.view.netfilter);

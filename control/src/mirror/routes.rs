@@ -4,6 +4,9 @@
 //! interface, address or nexthop object), the family is dumped anew beside everything else; messages that arrive in the meantime
 //! are applied to the present tables at once and to the dumped ones at the end. Now and then a dump is taken without need: the
 //! audit, which counts what differs.
+//!
+//! A dump of IPv6 routes that a change of theirs came in between is not believed: `fib6_dump_table` then starts at the root again
+//! and skips as many nodes as it had told of, whatever stands there now, and sets no `NLM_F_DUMP_INTR`. `fib_table_dump` goes by keys.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,14 +21,16 @@ use tokio::task::JoinHandle;
 use super::attributes::Request;
 use super::decode::{self, Placed, Undecodable};
 use super::netlink::Dumper;
+use super::rtm;
 
-/// `RTM_GETROUTE`
-const GETROUTE: u16 = 26;
 /// After a failed dump.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// So long after a change the kernel has told of it.
 const TIME_TO_TELL: Duration = Duration::from_millis(200);
-/// How long the tables are left in peace between two audits.
+/// After so many dumps in a row that are not believed the last two together are as good as we get: what neither tells of is not
+/// there. They are taken, and stay in doubt.
+const SPOILT_IN_A_ROW: u32 = 10;
+/// How long the tables of a family are left in peace between two audits.
 pub const AUDIT_PAUSE: Duration = Duration::from_secs(60);
 
 /// All tables of both families.
@@ -36,8 +41,14 @@ pub struct RouteTables {
     /// What was heard of the family since its dump began.
     meanwhile: Vec<Change>,
     undecodable: [Vec<String>; 2],
+    /// How many dumps of IPv6 in a row changes have spoilt.
+    spoilt: u32,
+    /// The last of them, with all that was heard since.
+    spare: Option<Rib>,
     /// A dump that took long is not followed by another one at once.
     rest_until: Instant,
+    /// The last dumps.
+    took: [Duration; 2],
     audit: Audit,
     /// Tables that an audit found to differ, though the kernel had not told why. It changes first and tells then.
     suspects: BTreeMap<(Family, TableId), Instant>,
@@ -46,12 +57,13 @@ pub struct RouteTables {
 /// What audits have found.
 #[derive(Clone, Copy, Debug)]
 pub struct Audit {
-    /// When the last one ended; both families alternate.
+    /// When the last one ended, of either family.
     pub last: Instant,
     pub count: u64,
     /// Tables that were not as the kernel's, though nothing had cast doubt on them.
     pub differing: u64,
-    next: Family,
+    /// When the next one is due, by family.
+    due: [Instant; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +76,7 @@ enum Purpose {
 struct UnderWay {
     family: Family,
     purpose: Purpose,
+    began: Instant,
     task: JoinHandle<io::Result<Dumped>>,
 }
 
@@ -98,7 +111,8 @@ struct Dumped {
 /// How a finished dump compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
-    pub family: Option<Family>,
+    /// The family that was read, and when that began.
+    pub read: Option<(Family, Instant)>,
     pub changed: bool,
     pub retried: u64,
 }
@@ -106,16 +120,7 @@ pub struct Finished {
 impl RouteTables {
     /// Reads all tables.
     pub async fn read() -> io::Result<Self> {
-        let mut tables = RouteTables {
-            rib: Rib::default(),
-            dirty: [false; 2],
-            dump: None,
-            meanwhile: Vec::new(),
-            undecodable: Default::default(),
-            rest_until: Instant::now(),
-            audit: Audit { last: Instant::now(), count: 0, differing: 0, next: Family::V4 },
-            suspects: BTreeMap::new(),
-        };
+        let mut tables = RouteTables::empty(Instant::now());
         for family in Family::BOTH {
             tables.begin(family, Purpose::Repair);
             let done = tables.done().await;
@@ -124,12 +129,33 @@ impl RouteTables {
         Ok(tables)
     }
 
+    fn empty(now: Instant) -> Self {
+        RouteTables {
+            rib: Rib::default(),
+            dirty: [false; 2],
+            dump: None,
+            meanwhile: Vec::new(),
+            undecodable: Default::default(),
+            spoilt: 0,
+            spare: None,
+            rest_until: now,
+            took: [Duration::ZERO; 2],
+            audit: Audit { last: now, count: 0, differing: 0, due: [now + AUDIT_PAUSE; 2] },
+            suspects: BTreeMap::new(),
+        }
+    }
+
     pub fn tables(&self) -> &Tables {
         self.rib.tables()
     }
 
     pub fn audit(&self) -> Audit {
         self.audit
+    }
+
+    /// How long the last dumps of both families took.
+    pub fn took(&self) -> Duration {
+        self.took.iter().sum()
     }
 
     /// Messages of the last dumps that could not be decoded.
@@ -198,6 +224,9 @@ impl RouteTables {
         if applied == Applied::Unclear {
             self.doubt(family);
         }
+        if let Some(spare) = self.spare.as_mut().filter(|_| family == Family::V6) {
+            apply(spare, &change);
+        }
         if self.dump.as_ref().is_some_and(|dump| dump.family == family) {
             self.meanwhile.push(change);
         }
@@ -206,14 +235,15 @@ impl RouteTables {
 
     /// Starts a dump if one is due.
     pub fn begin_if_due(&mut self) {
-        if self.dump.is_some() || Instant::now() < self.rest_until {
+        let now = Instant::now();
+        if self.dump.is_some() || now < self.rest_until {
             return;
         }
-        let dirty = Family::BOTH.into_iter().find(|family| self.dirty[*family as usize]);
-        match dirty {
-            Some(family) => self.begin(family, Purpose::Repair),
-            None if self.audit.last.elapsed() > AUDIT_PAUSE => self.begin(self.audit.next, Purpose::Audit),
-            None => {}
+        let first = |wanted: [bool; 2]| Family::BOTH.into_iter().find(|family| wanted[*family as usize]);
+        match (first(self.dirty), first(self.audit.due.map(|due| due <= now))) {
+            (Some(family), _) => self.begin(family, Purpose::Repair),
+            (None, Some(family)) => self.begin(family, Purpose::Audit),
+            (None, None) => {}
         }
     }
 
@@ -221,7 +251,7 @@ impl RouteTables {
     pub fn due(&self) -> Option<Instant> {
         match (&self.dump, self.dirty) {
             (Some(_), _) => None,
-            (None, [false, false]) => Some(self.audit.last + AUDIT_PAUSE),
+            (None, [false, false]) => Some(self.audit.due[0].min(self.audit.due[1]).max(self.rest_until)),
             (None, _) => Some(self.rest_until),
         }
     }
@@ -229,7 +259,8 @@ impl RouteTables {
     fn begin(&mut self, family: Family, purpose: Purpose) {
         self.dirty[family as usize] = false;
         self.meanwhile.clear();
-        self.dump = Some(UnderWay { family, purpose, task: tokio::task::spawn_blocking(move || dump(family)) });
+        let task = tokio::task::spawn_blocking(move || dump(family, purpose));
+        self.dump = Some(UnderWay { family, purpose, began: Instant::now(), task });
     }
 
     /// Waits for the end of the dump that is under way, forever if there is none. Cancel-safe.
@@ -246,9 +277,9 @@ impl RouteTables {
     ///
     /// The dump's; the tables stay as they are, and in doubt.
     pub fn finish(&mut self, done: Done) -> io::Result<Finished> {
-        let Some(UnderWay { family, purpose, .. }) = self.dump.take() else { return Ok(Finished::default()) };
+        let Some(UnderWay { family, purpose, began, .. }) = self.dump.take() else { return Ok(Finished::default()) };
         match done.0 {
-            Ok(dumped) => Ok(self.adopt(family, purpose, dumped)),
+            Ok(dumped) => Ok(self.adopt(family, purpose, began, dumped)),
             Err(error) => {
                 self.doubt(family);
                 self.rest_until = Instant::now() + RETRY_PAUSE;
@@ -257,22 +288,49 @@ impl RouteTables {
         }
     }
 
-    fn adopt(&mut self, family: Family, purpose: Purpose, mut dumped: Dumped) -> Finished {
-        self.rest_until = Instant::now() + dumped.took * 2;
-        for change in std::mem::take(&mut self.meanwhile) {
+    fn adopt(&mut self, family: Family, purpose: Purpose, began: Instant, mut dumped: Dumped) -> Finished {
+        let now = Instant::now();
+        self.rest_until = now + dumped.took * 2;
+        self.took[family as usize] = dumped.took;
+        let meanwhile = std::mem::take(&mut self.meanwhile);
+        if purpose == Purpose::Audit {
+            self.audit.due[family as usize] = now + AUDIT_PAUSE;
+        }
+        let spoilt = family == Family::V6 && !meanwhile.is_empty();
+        let retried = dumped.retried + u64::from(spoilt);
+        if spoilt && purpose == Purpose::Audit {
+            drop_elsewhere(dumped.rib);
+            return Finished { retried, ..Finished::default() };
+        }
+        for change in meanwhile {
             // A change that the dump has seen already leaves no trace; what stays unclear is dumped once more.
             if apply_again(&mut dumped.rib, &change) == Applied::Unclear {
                 self.doubt(family);
             }
         }
+        let spare = self.spare.take();
+        self.spoilt = if spoilt { self.spoilt + 1 } else { 0 };
+        if spoilt {
+            self.doubt(family);
+            if self.spoilt % SPOILT_IN_A_ROW != 0 {
+                self.spare = Some(dumped.rib);
+                spare.into_iter().for_each(drop_elsewhere);
+                return Finished { retried, ..Finished::default() };
+            }
+            let prefixes = spare.iter().flat_map(|spare| spare.tables().each(family));
+            for (table, prefix, routes) in prefixes {
+                if dumped.rib.tables().routes(table, prefix).is_empty() {
+                    dumped.rib.set(table, prefix, routes);
+                }
+            }
+        }
+        spare.into_iter().for_each(drop_elsewhere);
         let differing = dumped.rib.tables().differing(self.rib.tables(), family);
         if purpose == Purpose::Audit {
-            let next = if family == Family::V4 { Family::V6 } else { Family::V4 };
-            let count = self.audit.count;
-            self.audit = Audit { last: Instant::now(), count: count + 1, next, ..self.audit };
+            (self.audit.last, self.audit.count) = (now, self.audit.count + 1);
             // What has come into doubt in the meantime is no surprise.
             if !self.dirty[family as usize] {
-                self.suspects.extend(differing.iter().map(|table| ((family, *table), Instant::now())));
+                self.suspects.extend(differing.iter().map(|table| ((family, *table), now)));
             }
         }
         let undecodable = &mut self.undecodable[family as usize];
@@ -281,18 +339,24 @@ impl RouteTables {
         if !differing.is_empty() {
             self.rib.take_family(family, &mut dumped.rib);
         }
-        let retried = dumped.retried;
-        // A million routes take a tenth of a second to go, and the next change is not to wait for that.
-        tokio::task::spawn_blocking(move || drop(dumped.rib));
-        Finished { family: Some(family), changed, retried }
+        drop_elsewhere(dumped.rib);
+        Finished { read: Some((family, began)), changed, retried }
     }
 }
 
-fn dump(family: Family) -> io::Result<Dumped> {
+/// A million routes take a tenth of a second to go, and the next change is not to wait for that.
+fn drop_elsewhere(rib: Rib) {
+    tokio::task::spawn_blocking(move || drop(rib));
+}
+
+fn dump(family: Family, purpose: Purpose) -> io::Result<Dumped> {
     let began = Instant::now();
-    let request = routes_of(family);
+    let mut dumper = Dumper::open(NETLINK_ROUTE)?;
+    if purpose == Purpose::Repair {
+        wait_for_rtnl(&mut dumper)?;
+    }
     let (mut dumped, retried) =
-        Dumper::open(NETLINK_ROUTE)?.dump(&request, |dumped: &mut Dumped, message| match decode::route(message) {
+        dumper.dump(&routes_of(family), |dumped: &mut Dumped, message| match decode::route(message) {
             Ok(Some(Placed { table, prefix, route })) => dumped.rib.append(table, prefix, route),
             Ok(None) => {}
             Err(error) => dumped.undecodable.push(error.to_string()),
@@ -302,11 +366,20 @@ fn dump(family: Family) -> io::Result<Dumped> {
     Ok(dumped)
 }
 
+/// What was told of addresses and links comes before the routes that go with them (`__inet_del_ifa`: `RTM_DELADDR`, then
+/// `fib_sync_down_addr`), and a dump of routes does not wait for whoever is at it. This does: to ask for one link takes the RTNL.
+/// The loopback interface is the first of every namespace (`LOOPBACK_IFINDEX`).
+fn wait_for_rtnl(dumper: &mut Dumper) -> io::Result<()> {
+    let mut fixed = [0; 16];
+    fixed[4..8].copy_from_slice(&1i32.to_ne_bytes());
+    dumper.ask(&Request::new(rtm::GETLINK, NLM_F_REQUEST, &fixed), &mut |_| {}).map(|_| ())
+}
+
 /// The request for all routes of a family. `struct rtmsg` with nothing but the family: a strict dump of all tables.
 fn routes_of(family: Family) -> Request {
     let mut fixed = [0; 12];
     fixed[0] = super::number(family);
-    Request::new(GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, &fixed)
+    Request::new(rtm::GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, &fixed)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -423,6 +496,42 @@ mod tests {
     fn change(kind: ChangeKind, route: Route) -> Change {
         let prefix = Prefix::new("198.18.0.0".parse().unwrap(), 15).unwrap();
         Change { kind, placed: Placed { table: TableId::MAIN, prefix, route } }
+    }
+
+    #[test]
+    fn the_next_dump_is_due_when_it_may_begin() {
+        let now = Instant::now();
+        let mut tables = RouteTables::empty(now);
+        assert_eq!(tables.due(), Some(now + AUDIT_PAUSE));
+        tables.rest_until = now + AUDIT_PAUSE * 2;
+        assert_eq!(tables.due(), Some(tables.rest_until), "an audit that is overdue waits for the rest, too");
+        tables.rest_until = now;
+        tables.audit.due[1] = now + AUDIT_PAUSE / 2;
+        assert_eq!(tables.due(), Some(now + AUDIT_PAUSE / 2));
+    }
+
+    #[tokio::test]
+    async fn dumps_of_ipv6_that_changes_came_in_between_are_taken_after_ten_and_stay_in_doubt() {
+        let mut tables = RouteTables::empty(Instant::now());
+        let network = |number: u8| Prefix::new([0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 0].into(), 48).unwrap();
+        // Each leaves out one of the networks, and the first is deleted again and again.
+        let mut dumped = |purpose, at: u8, spoilt: bool| {
+            let mut dumped = Dumped::default();
+            for number in (0..20).filter(|number| *number != at) {
+                dumped.rib.append(TableId::MAIN, network(number), by(1, 0));
+            }
+            let placed = Placed { table: TableId::MAIN, prefix: network(0), route: by(1, 0) };
+            tables.meanwhile = spoilt.then_some(Change { kind: ChangeKind::Delete, placed }).into_iter().collect();
+            let taken = tables.adopt(Family::V6, purpose, Instant::now(), dumped).read.is_some();
+            (taken, tables.is_doubted(Family::V6), tables.tables().len())
+        };
+        assert_eq!(dumped(Purpose::Audit, 1, true), (false, false, 0), "an audit casts no doubt");
+        for at in 1..10 {
+            assert_eq!(dumped(Purpose::Repair, at, true), (false, true, 0));
+        }
+        assert_eq!(dumped(Purpose::Repair, 10, true), (true, true, 19), "nothing is missing but what was deleted");
+        assert_eq!(dumped(Purpose::Repair, 11, true), (false, true, 19));
+        assert_eq!(dumped(Purpose::Repair, 11, false), (true, true, 19), "whoever dumps clears the doubt");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Watch {
     /// When to read.
     due: Option<Instant>,
     reading: Option<JoinHandle<Result<Netfilter, Fault>>>,
+    /// When the last reading began.
+    began: std::time::Instant,
     /// An event was heard that no read has followed yet.
     told: bool,
     /// Something changed while a read was under way: its result may be a mixture.
@@ -33,6 +35,7 @@ impl Watch {
         Watch {
             due: None,
             reading: None,
+            began: std::time::Instant::now(),
             told: false,
             changed_meanwhile: false,
             mixtures: 0,
@@ -56,6 +59,11 @@ impl Watch {
     /// Whether an event waits for the read that it asks for.
     pub fn is_in_doubt(&self) -> bool {
         self.told
+    }
+
+    /// When the reading began that ended last.
+    pub fn began(&self) -> std::time::Instant {
+        self.began
     }
 
     /// Reads though nothing has changed, as far as is known.
@@ -84,6 +92,7 @@ impl Watch {
                     None => pending().await,
                 }
                 self.due = None;
+                self.began = std::time::Instant::now();
             }
             let reading = self.reading.get_or_insert_with(|| tokio::spawn(reader::read()));
             let ended = reading.await;
