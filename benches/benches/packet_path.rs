@@ -63,7 +63,8 @@ fn policy(rules: usize, routes: u32) -> Policy {
         policy: ChainPolicy::Accept,
         user: Vec::new(),
     };
-    let neighbour = Neighbour { ifindex: Ifindex(4), address: gateway, mac: Some(Mac([2, 0, 0, 0, 1, 3])) };
+    let neighbour =
+        Neighbour { ifindex: Ifindex(4), address: gateway, mac: Some(Mac([2, 0, 0, 0, 1, 3])), valid: true };
     let config = Config {
         links: Arc::new((1..=3).map(link).collect()),
         neighbours: Arc::new(vec![neighbour]),

@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_not_counted() {
         let mut keepalive = Keepalive::open().unwrap();
-        let neighbour = KernelNeighbour { mac: Some(Mac([2; 6])), permanent: false, ages: true, learned: false };
+        let neighbour =
+            KernelNeighbour { mac: Some(Mac([2; 6])), valid: true, permanent: false, ages: true, learned: false };
         // Of no interface.
         let key = |host| (Ifindex(i32::MAX as u32), [192, 0, 2, host].into());
         let messages: Vec<Vec<u8>> = (0..=255).map(|host| use_of(key(host), &neighbour)).collect();

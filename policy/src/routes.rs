@@ -168,22 +168,31 @@ impl Hop {
 
 /// What the kernel knows of the addresses on a link.
 #[derive(Debug, Default)]
-pub(crate) struct Neighbours(HashMap<(Ifindex, IpAddr), Option<(Mac, NeighbourSlot)>, foldhash::fast::RandomState>);
+pub(crate) struct Neighbours(HashMap<(Ifindex, IpAddr), Known, foldhash::fast::RandomState>);
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    mac: Option<(Mac, NeighbourSlot)>,
+    valid: bool,
+}
 
 impl Neighbours {
     pub(crate) fn compile(config: &Config) -> Self {
-        let known = |n: &Neighbour| n.mac.map(|mac| (mac, NeighbourSlot::of(n.ifindex, n.address)));
+        let known = |n: &Neighbour| Known {
+            mac: n.mac.map(|mac| (mac, NeighbourSlot::of(n.ifindex, n.address))),
+            valid: n.valid,
+        };
         Neighbours(config.neighbours.iter().map(|n| ((n.ifindex, n.address), known(n))).collect())
     }
 
     /// `None` while it is not resolved.
     pub(crate) fn known(&self, oif: Ifindex, address: IpAddr) -> Option<(Mac, NeighbourSlot)> {
-        self.0.get(&(oif, address)).copied().flatten()
+        self.0.get(&(oif, address))?.mac
     }
 
     /// Not known to be bad: an address that was never asked for counts as good (`fib_good_nh`, `ipv4_good_nh`).
     fn is_good(&self, leg: &Leg) -> bool {
-        leg.via.is_none_or(|via| self.0.get(&(leg.oif, via)).is_none_or(Option::is_some))
+        leg.via.is_none_or(|via| self.0.get(&(leg.oif, via)).is_none_or(|known| known.valid))
     }
 }
 

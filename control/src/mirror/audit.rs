@@ -109,8 +109,8 @@ impl Mirror {
 
 /// The neighbours whose address is another one. That one is being resolved the kernel does not tell.
 fn differing<'a>(before: &'a Neighbours, now: &'a Neighbours) -> impl Iterator<Item = (Ifindex, IpAddr)> + 'a {
-    let mac = |all: &Neighbours, key| all.get(key).and_then(|neighbour| neighbour.mac);
-    before.keys().chain(now.keys()).filter(move |key| mac(before, key) != mac(now, key)).copied()
+    let known = |all: &Neighbours, key| all.get(key).map_or((None, false), |neighbour| neighbour.matters());
+    before.keys().chain(now.keys()).filter(move |key| known(before, key) != known(now, key)).copied()
 }
 
 #[cfg(test)]

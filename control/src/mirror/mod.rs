@@ -308,10 +308,11 @@ impl Mirror {
         }
         if news.neighbours {
             let list = self.neighbours.iter();
-            let list = list.map(|((ifindex, address), KernelNeighbour { mac, .. })| Neighbour {
+            let list = list.map(|((ifindex, address), KernelNeighbour { mac, valid, .. })| Neighbour {
                 ifindex: *ifindex,
                 address: *address,
                 mac: *mac,
+                valid: *valid,
             });
             self.view.neighbours = Arc::new(list.collect());
         }
@@ -384,9 +385,8 @@ impl Ears<'_> {
                         rtm::NEWNEIGH => self.neighbours.insert(key, neighbour),
                         _ => self.neighbours.remove(&key),
                     };
-                    let now = (kind == rtm::NEWNEIGH).then_some(neighbour.mac);
-                    // Whether it is fresh or stale is nothing to the policy.
-                    self.news.neighbours |= before.map(|before| before.mac) != now;
+                    let now = (kind == rtm::NEWNEIGH).then(|| neighbour.matters());
+                    self.news.neighbours |= before.map(|before| before.matters()) != now;
                 }
                 Ok(None) => {}
                 Err(_) => self.doubt(Part::Neighbours),

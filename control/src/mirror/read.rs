@@ -151,7 +151,10 @@ impl Mirror {
         })?;
         let before = std::mem::replace(&mut self.neighbours, all);
         let same = before.len() == self.neighbours.len()
-            && before.iter().zip(&self.neighbours).all(|(one, other)| (one.0, one.1.mac) == (other.0, other.1.mac));
+            && before
+                .iter()
+                .zip(&self.neighbours)
+                .all(|(one, other)| (one.0, one.1.matters()) == (other.0, other.1.matters()));
         self.news.neighbours |= !same;
         Ok(!same)
     }

@@ -75,12 +75,21 @@ pub struct KernelAddress {
 pub struct KernelNeighbour {
     /// `None` while the kernel resolves it or has failed to.
     pub mac: Option<Mac>,
+    /// `NUD_VALID`
+    pub valid: bool,
     pub permanent: bool,
     /// It becomes STALE if nobody uses it, and we may say that it is used: neither permanent nor kept by the kernel itself
     /// (`NTF_EXT_MANAGED`), nor vouched for by somebody (`NTF_EXT_VALIDATED`, which `NTF_USE` would take off).
     pub ages: bool,
     /// Told by a routing daemon (`NTF_EXT_LEARNED`).
     pub learned: bool,
+}
+
+impl KernelNeighbour {
+    /// What of it the policy looks at: whether it is fresh or stale is nothing to that.
+    pub fn matters(&self) -> (Option<Mac>, bool) {
+        (self.mac, self.valid)
+    }
 }
 
 /// The link layer (`ARPHRD_*`), as far as it matters.

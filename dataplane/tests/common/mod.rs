@@ -67,7 +67,12 @@ pub(crate) fn config() -> Config {
         links: Arc::new([LAN, WAN, UP].map(link).to_vec()),
         neighbours: Arc::new(
             known
-                .map(|(host, port)| Neighbour { ifindex: ifindex(port), address: address(host), mac: Some(peer(port)) })
+                .map(|(host, port)| Neighbour {
+                    ifindex: ifindex(port),
+                    address: address(host),
+                    mac: Some(peer(port)),
+                    valid: true,
+                })
                 .collect(),
         ),
         rules: Arc::new(rules.collect()),

@@ -90,6 +90,9 @@ pub enum RpFilter {
 pub struct Neighbour {
     pub ifindex: Ifindex,
     pub address: IpAddr,
-    /// `None` while the kernel resolves it or has failed to (INCOMPLETE, FAILED, NONE): such packets are the kernel's.
+    /// `None` while the kernel resolves it or has failed to (INCOMPLETE, FAILED, NONE), and of what is no Ethernet address: such
+    /// packets are the kernel's.
     pub mac: Option<Mac>,
+    /// `NUD_VALID`: the kernel would send there, be it without an address (NOARP). Always with a MAC.
+    pub valid: bool,
 }

@@ -302,7 +302,7 @@ impl<'a> Walk<'a> {
     fn answers(&self, leg: &Leg) -> bool {
         let Some(via) = leg.via else { return true };
         let known = self.config.neighbours.iter().rfind(|n| n.ifindex == leg.oif && n.address == via);
-        known.is_none_or(|neighbour| neighbour.mac.is_some())
+        known.is_none_or(|neighbour| neighbour.valid)
     }
 
     fn is_suppressed(&self, prefix: Prefix, route: &Route, suppress: Suppress, query: &Query) -> Result<bool, Stop> {

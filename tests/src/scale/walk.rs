@@ -34,7 +34,12 @@ pub fn decision(rules: usize) -> Duration {
     rib.append(TableId::MAIN, Prefix::any(Family::V4), onward);
     let config = Config {
         links: Arc::new(vec![link(1), link(2)]),
-        neighbours: Arc::new(vec![Neighbour { ifindex: Ifindex(2), address: gateway, mac: Some(Mac([2; 6])) }]),
+        neighbours: Arc::new(vec![Neighbour {
+            ifindex: Ifindex(2),
+            address: gateway,
+            mac: Some(Mac([2; 6])),
+            valid: true,
+        }]),
         rules: Arc::new((0..=rules).map(rule).collect()),
         tables: rib.tables().clone(),
         ..Config::default()

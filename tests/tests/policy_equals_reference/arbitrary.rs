@@ -142,10 +142,12 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
 
 fn neighbour() -> impl Strategy<Value = Neighbour> {
     family().prop_flat_map(|family| {
-        (1..6u32, address(family), option::weighted(0.8, 1..250u8)).prop_map(|(ifindex, address, mac)| Neighbour {
+        let parts = (1..6u32, address(family), option::weighted(0.8, 1..250u8), any::<bool>());
+        parts.prop_map(|(ifindex, address, mac, valid)| Neighbour {
             ifindex: Ifindex(ifindex),
             address,
             mac: mac.map(|last| Mac([2, 1, 0, 0, 0, last])),
+            valid: valid || mac.is_some(),
         })
     })
 }
@@ -159,6 +161,7 @@ fn every_neighbour() -> Vec<Neighbour> {
                 ifindex: Ifindex(link.into()),
                 address: pool_address(family, network, host),
                 mac: Some(Mac([2, 2, link, 0, network, host])),
+                valid: true,
             }));
         }
     }

@@ -66,10 +66,11 @@ fn decode(message: &[u8]) -> Option<Option<Entry>> {
         }
     }
     let Some(address) = address.filter(|_| flags & ntf::PROXY == 0) else { return Some(None) };
-    // The states in which the kernel itself would send (NUD_VALID), less NUD_NOARP, which has no address to send to.
-    let usable = nud::REACHABLE | nud::STALE | nud::DELAY | nud::PROBE | nud::PERMANENT;
+    // NUD_VALID: the states in which the kernel itself would send. To whom without ARP there may be no address.
+    let resolved = nud::REACHABLE | nud::STALE | nud::DELAY | nud::PROBE | nud::PERMANENT;
     let neighbour = KernelNeighbour {
-        mac: lladdr.filter(|_| state & usable != 0),
+        mac: lladdr.filter(|_| state & resolved != 0),
+        valid: state & (resolved | nud::NOARP) != 0,
         permanent: state & nud::PERMANENT != 0,
         ages: state & (nud::PERMANENT | nud::NOARP) == 0 && !left_alone,
         learned: flags & ntf::EXT_LEARNED != 0,
