@@ -312,7 +312,7 @@ impl RouteTables {
         self.spoilt = if spoilt { self.spoilt + 1 } else { 0 };
         if spoilt {
             self.doubt(family);
-            if self.spoilt % SPOILT_IN_A_ROW != 0 {
+            if !self.spoilt.is_multiple_of(SPOILT_IN_A_ROW) {
                 self.spare = Some(dumped.rib);
                 spare.into_iter().for_each(drop_elsewhere);
                 return Finished { retried, ..Finished::default() };
