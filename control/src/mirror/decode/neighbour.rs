@@ -28,7 +28,7 @@ pub mod ntf {
     pub const EXT_LEARNED: u8 = 0x10;
     pub const EXT_MANAGED: u32 = 0x01;
     /// Since Linux 6.17
-    pub const EXT_VALIDATED: u32 = 0x02;
+    pub const EXT_VALIDATED: u32 = 0x04;
 }
 
 /// Attributes, `NDA_*`.
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_others_look_after_is_left_to_them() {
-        let flags = [0, ntf::EXT_MANAGED, ntf::EXT_VALIDATED, 3];
+        let flags = [0, ntf::EXT_MANAGED, ntf::EXT_VALIDATED, 5];
         assert_eq!(flags.map(|flags| entry(nud::STALE, &[2; 6], flags).ages), [true, false, false, false]);
     }
 }

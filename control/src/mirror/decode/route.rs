@@ -183,24 +183,26 @@ impl Parts {
 
     fn finish(self, kind: u8, tos: u8, dead: bool) -> Placed {
         let Parts { family, table, prefix, metric, preference, mtu, oif, via, object, legs, opaque } = self;
+        // A blackhole object makes its routes blackholes, but they are chosen as all routes by objects are (`__find_rr_leaf`).
+        let by_object = object.filter(|_| matches!(kind, 1 | 6)).map(|id| RouteKind::Unicast(Hops::Object(id)));
         // RTN_*
-        let kind = match (opaque, kind) {
-            (Some(why), _) => RouteKind::Opaque(why),
-            (None, 1) => match (object, oif) {
-                (Some(object), _) => RouteKind::Unicast(Hops::Object(object)),
-                (None, _) if !legs.is_empty() => RouteKind::Unicast(Hops::Legs(legs.into())),
-                (None, Some(oif)) => RouteKind::Unicast(Hops::Legs(Box::new([Leg { dead, ..Leg::new(oif, via) }]))),
-                (None, None) => RouteKind::Opaque("no interface".to_owned()),
+        let kind = match (opaque, by_object, kind) {
+            (Some(why), ..) => RouteKind::Opaque(why),
+            (None, Some(by_object), _) => by_object,
+            (None, None, 1) if !legs.is_empty() => RouteKind::Unicast(Hops::Legs(legs.into())),
+            (None, None, 1) => match oif {
+                Some(oif) => RouteKind::Unicast(Hops::Legs(Box::new([Leg { dead, ..Leg::new(oif, via) }]))),
+                None => RouteKind::Opaque("no interface".to_owned()),
             },
-            (None, 2) => RouteKind::Local(oif),
-            (None, 3) => RouteKind::Broadcast(oif),
-            (None, 4) => RouteKind::Anycast(oif),
-            (None, 5) => RouteKind::Multicast(oif),
-            (None, 6) => RouteKind::Blackhole,
-            (None, 7) => RouteKind::Unreachable,
-            (None, 8) => RouteKind::Prohibit,
-            (None, 9) => RouteKind::Throw,
-            (None, other) => RouteKind::Opaque(format!("type {other}")),
+            (None, _, 2) => RouteKind::Local(oif),
+            (None, _, 3) => RouteKind::Broadcast(oif),
+            (None, _, 4) => RouteKind::Anycast(oif),
+            (None, _, 5) => RouteKind::Multicast(oif),
+            (None, _, 6) => RouteKind::Blackhole,
+            (None, _, 7) => RouteKind::Unreachable,
+            (None, _, 8) => RouteKind::Prohibit,
+            (None, _, 9) => RouteKind::Throw,
+            (None, _, other) => RouteKind::Opaque(format!("type {other}")),
         };
         // Linux has no TOS routes in IPv6.
         let tos = if family == Family::V4 { Dscp::of_tos(tos) } else { Dscp::default() };
