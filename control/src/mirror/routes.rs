@@ -308,23 +308,20 @@ impl RouteTables {
                 self.doubt(family);
             }
         }
-        let spare = self.spare.take();
-        self.spoilt = if spoilt { self.spoilt + 1 } else { 0 };
-        if spoilt {
-            self.doubt(family);
-            if !self.spoilt.is_multiple_of(SPOILT_IN_A_ROW) {
-                self.spare = Some(dumped.rib);
-                spare.into_iter().for_each(drop_elsewhere);
-                return Finished { retried, ..Finished::default() };
-            }
-            let prefixes = spare.iter().flat_map(|spare| spare.tables().each(family));
-            for (table, prefix, routes) in prefixes {
-                if dumped.rib.tables().routes(table, prefix).is_empty() {
-                    dumped.rib.set(table, prefix, routes);
+        if family == Family::V6 {
+            let spare = self.spare.take();
+            self.spoilt = if spoilt { self.spoilt + 1 } else { 0 };
+            if spoilt {
+                self.doubt(family);
+                if !self.spoilt.is_multiple_of(SPOILT_IN_A_ROW) {
+                    self.spare = Some(dumped.rib);
+                    spare.into_iter().for_each(drop_elsewhere);
+                    return Finished { retried, ..Finished::default() };
                 }
+                fill(&mut dumped.rib, spare.as_ref().map(Rib::tables));
             }
+            spare.into_iter().for_each(drop_elsewhere);
         }
-        spare.into_iter().for_each(drop_elsewhere);
         let differing = dumped.rib.tables().differing(self.rib.tables(), family);
         if purpose == Purpose::Audit {
             (self.audit.last, self.audit.count) = (now, self.audit.count + 1);
@@ -341,6 +338,15 @@ impl RouteTables {
         }
         drop_elsewhere(dumped.rib);
         Finished { read: Some((family, began)), changed, retried }
+    }
+}
+
+/// Adds the IPv6 prefixes that only the other tables have.
+fn fill(rib: &mut Rib, other: Option<&Tables>) {
+    for (table, prefix, routes) in other.into_iter().flat_map(|other| other.each(Family::V6)) {
+        if rib.tables().routes(table, prefix).is_empty() {
+            rib.set(table, prefix, routes);
+        }
     }
 }
 
