@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use shunt_dataplane::UsedNeighbours;
-use shunt_policy::{Ifindex, NeighbourSlot};
+use shunt_policy::{Family, Ifindex, NeighbourSlot};
 
-use crate::mirror::{KernelNeighbour, Neighbours, Request, nda, ntf, rtm};
+use crate::mirror::{KernelNeighbour, Neighbours, Request, nda, ntf, number, rtm};
 
 /// How often the marks are looked at. In a time that is short beside `delay_first_probe_time` (5 s, at least 1 s).
 pub const PERIOD: Duration = Duration::from_millis(500);
@@ -117,16 +117,12 @@ impl Turns {
 fn use_of((ifindex, address): Key, neighbour: &KernelNeighbour) -> Vec<u8> {
     /// `NLM_F_REQUEST`
     const REQUEST: u16 = 1;
-    let (family, bytes) = match address {
-        IpAddr::V4(address) => (libc::AF_INET as u8, address.octets().to_vec()),
-        IpAddr::V6(address) => (libc::AF_INET6 as u8, address.octets().to_vec()),
-    };
     let flags = ntf::USE | if neighbour.learned { ntf::EXT_LEARNED } else { 0 };
     let mut fixed = [0; 12];
-    fixed[0] = family;
+    fixed[0] = number(Family::of(address));
     fixed[4..8].copy_from_slice(&ifindex.0.to_ne_bytes());
     fixed[10] = flags;
-    Request::new(rtm::NEWNEIGH, REQUEST, &fixed).with(nda::DST, &bytes).finish(0)
+    Request::new(rtm::NEWNEIGH, REQUEST, &fixed).with_address(nda::DST, address).finish(0)
 }
 
 #[cfg(test)]

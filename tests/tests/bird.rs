@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use shunt_policy::Mac;
 use shunt_tests::lab::{Daemon, Namespace, Process, Stream, TwoWays, eventually};
 
 const ROUTES4: u32 = 60_000;
@@ -118,7 +119,7 @@ fn privileged_a_hundred_thousand_routes_come_and_go() {
     let net = TwoWays::new();
     announcements();
     // Only IPv4 is spoken over this link, and nobody is there to keep the other family's entry.
-    let mac = net.slow.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
+    let mac = Mac(net.slow.mac("eth0"));
     net.router.run(&format!("ip neigh replace 2001:db8:3::10 lladdr {mac} dev ppp0 nud permanent"));
     let shunt = net.router.start_shunt("");
     let kernel = net.router.kernel_forwarded();

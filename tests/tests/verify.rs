@@ -12,7 +12,7 @@ use shunt_control::ports;
 use shunt_control::translate::translate;
 use shunt_control::verify::{Verifier, check};
 use shunt_dataplane::Sample;
-use shunt_policy::{Generation, Ifindex, Mark, Policy, Query, Transport, compile};
+use shunt_policy::{Generation, Ifindex, Mac, Mark, Policy, Query, Transport, compile};
 use shunt_tests::lab::{Stream, TwoWays, eventually};
 
 /// What the router's kernel has at this moment, as the daemon would compile it. To be called inside of its namespace.
@@ -333,7 +333,7 @@ fn privileged_what_the_mirror_cannot_see_is_found() {
     router.run("ip -6 route del 2001:db8:25::/48");
     router.run(&format!("ip -6 {route} via 2001:db8:3::10 pref low; ip -6 {route} via 2001:db8:3::11 pref high"));
     router.run(&format!("ip -6 {route} dev eth1 pref medium"));
-    let mac = net.fast.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
+    let mac = Mac(net.fast.mac("eth0"));
     router.run(&format!("ip neigh add 2001:db8:25::25 lladdr {mac} dev eth1 nud permanent"));
     let shunt = router.start_shunt("");
 

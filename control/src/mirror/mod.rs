@@ -446,7 +446,7 @@ async fn until(when: Option<Instant>) {
 }
 
 /// `AF_*`
-fn number(family: Family) -> u8 {
+pub fn number(family: Family) -> u8 {
     of(family, [libc::AF_INET as u8, libc::AF_INET6 as u8])
 }
 

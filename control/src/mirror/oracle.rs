@@ -5,7 +5,7 @@
 //! behind the route: MTU, FORWARD, neighbours. IPv6 does not ask for the sysctl `forwarding` either.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use netlink_packet_core::NLM_F_REQUEST;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -13,31 +13,13 @@ use shunt_policy::config::{HashPolicy, Link, Spreading};
 use shunt_policy::{Family, Ifindex, Mark, NextHop, Query, Routing, TableId};
 
 use super::attributes::{HEADER, Request, attributes};
+use super::decode::route::{FIXED, rta};
 use super::decode::via;
 use super::netlink::Dumper;
 use super::{number, rtm};
 
 /// `RTM_F_LOOKUP_TABLE`: name the table that the route is from.
 const LOOKUP_TABLE: u32 = 0x1000;
-/// Length of `struct rtmsg`.
-const FIXED: usize = 12;
-
-/// Attributes, `RTA_*`.
-mod rta {
-    pub(super) const DST: u16 = 1;
-    pub(super) const SRC: u16 = 2;
-    pub(super) const IIF: u16 = 3;
-    pub(super) const OIF: u16 = 4;
-    pub(super) const GATEWAY: u16 = 5;
-    pub(super) const TABLE: u16 = 15;
-    pub(super) const MARK: u16 = 16;
-    pub(super) const VIA: u16 = 18;
-    pub(super) const UID: u16 = 25;
-    pub(super) const IP_PROTO: u16 = 27;
-    pub(super) const SPORT: u16 = 28;
-    pub(super) const DPORT: u16 = 29;
-    pub(super) const FLOWLABEL: u16 = 31;
-}
 
 /// Asks the kernel of this network namespace, one packet at a time: some 10 us each.
 pub struct Oracle {
@@ -86,9 +68,8 @@ impl Oracle {
     pub fn open() -> io::Result<Self> {
         let mut dumper = Dumper::open(NETLINK_ROUTE)?;
         // Whether the kernel refuses the attribute shows with a destination that is always there; without IPv6 nobody asks.
-        let loopback = [&[0; 15][..], &[1]].concat();
-        let request =
-            Request::new(rtm::GETROUTE, NLM_F_REQUEST, &fixed(Family::V6, [128, 0], 0)).with(rta::DST, &loopback);
+        let request = Request::new(rtm::GETROUTE, NLM_F_REQUEST, &fixed(Family::V6, [128, 0], 0))
+            .with_address(rta::DST, Ipv6Addr::LOCALHOST.into());
         let takes_label = dumper.ask(&request.with(rta::FLOWLABEL, &1u32.to_be_bytes()), &mut |_| ()).is_ok();
         Ok(Oracle { dumper, takes_label })
     }
@@ -143,8 +124,8 @@ impl Oracle {
         let bits = query.family().bits();
         // The two bits of ECN do not route (`inet_dsfield_to_dscp`).
         let mut request = Request::new(rtm::GETROUTE, NLM_F_REQUEST, &fixed(query.family(), [bits; 2], tos & 0xfc))
-            .with(rta::DST, &octets(destination))
-            .with(rta::SRC, &octets(source))
+            .with_address(rta::DST, destination)
+            .with_address(rta::SRC, source)
             .with(rta::IIF, &iif.0.to_ne_bytes())
             .with(rta::MARK, &mark.0.to_ne_bytes())
             .with(rta::IP_PROTO, &[protocol])
@@ -170,13 +151,6 @@ fn fixed(family: Family, [destination, source]: [u8; 2], tos: u8) -> [u8; FIXED]
         fixed[8..].copy_from_slice(&LOOKUP_TABLE.to_ne_bytes());
     }
     fixed
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 fn route(message: &[u8]) -> Option<Route> {

@@ -12,6 +12,8 @@
 
 use std::fmt::Write as _;
 
+use shunt_policy::Mac;
+
 use super::command::Command;
 use super::packet::{far_mac, router_mac};
 
@@ -54,7 +56,7 @@ pub fn set_up() -> String {
     let mut script = String::new();
     for port in 0..PORTS {
         // Anew, so that the link-local address follows.
-        let lladdr = colons(router_mac(port));
+        let lladdr = Mac(router_mac(port));
         let _ = writeln!(script, "ip link set p{port} down; ip link set p{port} address {lladdr} up");
     }
     for family in ["iptables", "ip6tables"] {
@@ -96,7 +98,7 @@ pub fn reset() -> Vec<Command> {
         all.push(Command::ip(format!("addr replace {}/64 dev p{port} nodad", net6(port, 1))));
         for host in HOSTS {
             for address in [net4(port, host), second4(port, host), net6(port, host), format!("fe80::{host:x}")] {
-                let lladdr = colons(far_mac(port, host));
+                let lladdr = Mac(far_mac(port, host));
                 all.push(Command::ip(format!("neigh replace {address} lladdr {lladdr} dev p{port} nud permanent")));
             }
         }
@@ -176,8 +178,4 @@ fn sysctls() -> Vec<Command> {
         }
     }
     all
-}
-
-pub fn colons(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -281,17 +281,7 @@ fn outcome(outcome: &Outcome) -> String {
 
 /// What shunt says of such a packet; the mark is that of PREROUTING's rules.
 fn explained(twin: &Twin, packet: &Packet) -> String {
-    use super::packet::Body;
-    let v6 = packet.source.is_ipv6();
-    let (protocol, (sport, dport)) = match packet.body {
-        Body::Udp(s, d) => (17, (s, d)),
-        Body::UdpLite(s, d) => (136, (s, d)),
-        Body::Tcp(s, d) => (6, (s, d)),
-        Body::Sctp(s, d) => (132, (s, d)),
-        Body::Icmp(..) | Body::IcmpError(..) => (if v6 { 58 } else { 1 }, (0, 0)),
-        Body::Esp(_) => (50, (0, 0)),
-        Body::Inside(protocol, ..) | Body::Other(protocol) => (protocol, (0, 0)),
-    };
+    let (protocol, (sport, dport)) = (packet.protocol(), packet.ports());
     let Packet { port, source, destination, tos, .. } = packet;
     twin.daemon().explain_text(&format!(
         "--iif p{port} --src {source} --dst {destination} --proto {protocol} --sport {sport} --dport {dport} --tos {tos}"

@@ -157,14 +157,10 @@ impl RawRule {
         socket.send(&bytes, 0)?;
         let (answer, _) = socket.recv_from_full()?;
         // struct nlmsgerr behind the header: 0 or a negative errno.
-        match answer.get(16..20).and_then(|code| code.try_into().ok()).map_or(-libc_eproto(), i32::from_ne_bytes) {
-            0 => Ok(()),
-            code => Err(std::io::Error::from_raw_os_error(-code)),
+        match answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+            Some(0) => Ok(()),
+            Some(code) => Err(std::io::Error::from_raw_os_error(-code)),
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
         }
     }
-}
-
-/// `EPROTO`, for an answer that is none.
-fn libc_eproto() -> i32 {
-    nix::errno::Errno::EPROTO as i32
 }

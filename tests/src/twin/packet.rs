@@ -114,7 +114,8 @@ impl Packet {
 
     /// The frame. `tag` comes back in [`tag`] of whatever is made of it.
     pub fn frame(&self, tag: u32) -> Vec<u8> {
-        let (protocol, mut body) = self.body_bytes(tag);
+        let protocol = self.protocol();
+        let mut body = self.body_bytes(tag);
         if self.twist == Twist::BodySum && body.len() > 17 {
             let at = if protocol == 6 { 16 } else { 6 };
             body[at] ^= 0x10;
@@ -228,43 +229,63 @@ impl Packet {
         frame.extend(body);
     }
 
-    /// Protocol, and everything behind the IP header.
-    fn body_bytes(&self, tag: u32) -> (u8, Vec<u8>) {
+    /// IP protocol, or the next header behind all others.
+    pub fn protocol(&self) -> u8 {
+        match self.body {
+            Body::Udp(..) => 17,
+            Body::UdpLite(..) => 136,
+            Body::Tcp(..) => 6,
+            Body::Sctp(..) => 132,
+            Body::Icmp(..) | Body::IcmpError(..) if self.source.is_ipv6() => 58,
+            Body::Icmp(..) | Body::IcmpError(..) => 1,
+            Body::Esp(_) => 50,
+            Body::Inside(protocol, ..) | Body::Other(protocol) => protocol,
+        }
+    }
+
+    /// Source and destination port; 0 where there are none.
+    pub fn ports(&self) -> (u16, u16) {
+        match self.body {
+            Body::Udp(source, destination)
+            | Body::UdpLite(source, destination)
+            | Body::Tcp(source, destination)
+            | Body::Sctp(source, destination) => (source, destination),
+            Body::Icmp(..) | Body::IcmpError(..) | Body::Esp(_) | Body::Inside(..) | Body::Other(_) => (0, 0),
+        }
+    }
+
+    /// Everything behind the IP header.
+    fn body_bytes(&self, tag: u32) -> Vec<u8> {
         let fill = fill(tag, self.fill);
-        let ports = |(source, destination): (u16, u16)| [source.to_be_bytes(), destination.to_be_bytes()].concat();
-        let v6 = self.source.is_ipv6();
-        let (protocol, mut body, sum_at) = match self.body {
-            Body::Udp(source, destination) => {
-                return (17, udp(self.source, self.destination, (source, destination), &fill));
-            }
-            Body::UdpLite(source, destination) => {
-                // Coverage 0 is the whole packet (RFC 3828).
-                (136, [&ports((source, destination))[..], &[0, 0, 0, 0]].concat(), Some(6))
-            }
-            Body::Tcp(source, destination) => {
+        let protocol = self.protocol();
+        let (source, destination) = self.ports();
+        let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+        let (mut body, sum_at) = match self.body {
+            Body::Udp(..) => return udp(self.source, self.destination, (source, destination), &fill),
+            // Coverage 0 is the whole packet (RFC 3828).
+            Body::UdpLite(..) => ([&ports[..], &[0, 0, 0, 0]].concat(), Some(6)),
+            Body::Tcp(..) => {
                 let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x20, 0, 0, 0, 0, 0];
-                (6, [&ports((source, destination))[..], &rest].concat(), Some(16))
+                ([&ports[..], &rest].concat(), Some(16))
             }
-            Body::Sctp(source, destination) => {
-                (132, [&ports((source, destination))[..], &[0, 0, 0, 1, 1, 2, 3, 4]].concat(), None)
-            }
-            Body::Icmp(kind, code) => (if v6 { 58 } else { 1 }, vec![kind, code, 0, 0, 0x12, 0x34, 0, 1], Some(2)),
+            Body::Sctp(..) => ([&ports[..], &[0, 0, 0, 1, 1, 2, 3, 4]].concat(), None),
+            Body::Icmp(kind, code) => (vec![kind, code, 0, 0, 0x12, 0x34, 0, 1], Some(2)),
             Body::IcmpError(kind, code, to) => {
                 let inner = Packet { source: self.destination, destination: to, ..Packet::udp(0, "::", "::") };
                 let quoted = inner.frame(tag).split_off(14);
-                (if v6 { 58 } else { 1 }, [&[kind, code, 0, 0, 0, 0, 0, 0], &quoted[..]].concat(), Some(2))
+                ([&[kind, code, 0, 0, 0, 0, 0, 0], &quoted[..]].concat(), Some(2))
             }
-            Body::Esp(spi) => (50, [&spi.to_be_bytes()[..], &[0, 0, 0, 9]].concat(), None),
-            Body::Inside(protocol, from, to) => {
+            Body::Esp(spi) => ([&spi.to_be_bytes()[..], &[0, 0, 0, 9]].concat(), None),
+            Body::Inside(_, from, to) => {
                 let inner = Packet { source: from, destination: to, ..Packet::udp(0, "::", "::") };
                 let start: &[u8] = match (protocol, from.is_ipv4()) {
                     (47, true) => &[0, 0, 0x08, 0x00],
                     (47, false) => &[0, 0, 0x86, 0xdd],
                     _ => &[],
                 };
-                (protocol, [start, &inner.frame(tag).split_off(14)].concat(), None)
+                ([start, &inner.frame(tag).split_off(14)].concat(), None)
             }
-            Body::Other(protocol) => (protocol, Vec::new(), None),
+            Body::Other(_) => (Vec::new(), None),
         };
         body.extend(fill);
         if let Some(at) = sum_at {
@@ -274,7 +295,7 @@ impl Packet {
             let sum = checksum(&body, pseudo);
             body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         }
-        (protocol, body)
+        body
     }
 }
 

@@ -11,6 +11,11 @@ fn raw(family: Family, priority: u32, attributes: &[(u16, &[u8])]) -> Command {
     Command::Rule(RawRule { family, priority, table: 101, attributes })
 }
 
+/// The same of both families.
+fn both(text: &str) -> [Command; 2] {
+    [Command::ip4(text), Command::ip6(text)]
+}
+
 /// Source ports that PREROUTING marks with 0x1, 0x2, 0x100, 0x111.
 fn marked(port: u16) -> Packet {
     four().body(Body::Udp(port, 9))
@@ -182,7 +187,6 @@ fn privileged_d05_suppressors_look_at_the_prefix_and_at_the_group_of_the_egress(
 #[test]
 fn privileged_d06_goto_leads_forward_and_waits_for_its_target() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     rows.set(&both("rule add priority 50 goto 200"));
     rows.set(&both("rule add priority 100 lookup 100"));
     rows.expect(&[(four(), "p2"), (six(), "p2")]);
@@ -199,7 +203,6 @@ fn privileged_d06_goto_leads_forward_and_waits_for_its_target() {
 #[test]
 fn privileged_d07_the_default_rules_can_be_moved_and_deleted() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     // Cilium's and VRF's layout: something is asked before the local table.
     rows.set(&both("rule add priority 100 lookup local"));
     rows.set(&both("rule del priority 0"));
@@ -225,7 +228,6 @@ fn privileged_d07_the_default_rules_can_be_moved_and_deleted() {
 #[test]
 fn privileged_d08_equal_priorities_are_asked_in_the_order_of_their_coming() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     for table in [100, 101, 254] {
         rows.set(&both(&format!("rule add priority 50 lookup {table}")));
     }
@@ -241,7 +243,6 @@ fn privileged_d08_equal_priorities_are_asked_in_the_order_of_their_coming() {
 #[test]
 fn privileged_d09_an_interface_is_meant_by_its_name() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     rows.set(&both("rule add priority 50 iif lan0 lookup 100"));
     rows.set(&both("rule add priority 51 iif p0 lookup 101"));
     rows.expect(&[(four(), "p3"), (six(), "p3")]);
@@ -256,7 +257,6 @@ fn privileged_d09_an_interface_is_meant_by_its_name() {
 #[test]
 fn privileged_d10_rules_for_lo_and_with_oif_are_not_for_forwarded_packets() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     rows.set(&both("rule add priority 50 iif lo blackhole"));
     rows.set(&both("rule add priority 51 oif p1 blackhole"));
     rows.expect(&[(four(), "p1"), (six(), "p1")]);
@@ -267,7 +267,6 @@ fn privileged_d10_rules_for_lo_and_with_oif_are_not_for_forwarded_packets() {
 #[test]
 fn privileged_d11_forwarded_packets_are_those_of_user_0() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     rows.set(&both("rule add priority 50 uidrange 1-4294967294 blackhole"));
     rows.expect(&[(four(), "p1"), (six(), "p1")]);
     rows.set(&both("rule add priority 51 uidrange 0-0 lookup 100"));
@@ -277,7 +276,6 @@ fn privileged_d11_forwarded_packets_are_those_of_user_0() {
 #[test]
 fn privileged_d12_port_rules_see_the_ports_of_whole_packets_only() {
     let mut rows = Rows::new();
-    let both = |text: &str| [Command::ip4(text), Command::ip6(text)];
     rows.set(&both("rule add priority 50 ipproto udp dport 53 lookup 100"));
     rows.set(&both("rule add priority 51 sport 6000-6010 lookup 101"));
     for plain in [four(), six()] {

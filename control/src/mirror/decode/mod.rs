@@ -3,7 +3,7 @@
 mod address;
 pub mod neighbour;
 mod nexthop;
-mod route;
+pub mod route;
 mod rule;
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};

@@ -9,7 +9,7 @@ use super::{Undecodable, family};
 use crate::mirror::attributes::{Attribute, HEADER, attributes};
 
 /// Length of `struct rtmsg`.
-const FIXED: usize = 12;
+pub const FIXED: usize = 12;
 /// `RTM_F_CLONED`: an entry of a cache, not a route.
 const CLONED: u32 = 0x200;
 /// `RTNH_F_DEAD`
@@ -18,25 +18,32 @@ const DEAD: u8 = 1;
 const NEXTHOP: usize = 8;
 
 /// Attributes, `RTA_*`.
-mod rta {
-    pub(super) const DST: u16 = 1;
-    pub(super) const SRC: u16 = 2;
-    pub(super) const OIF: u16 = 4;
-    pub(super) const GATEWAY: u16 = 5;
-    pub(super) const PRIORITY: u16 = 6;
-    pub(super) const PREFSRC: u16 = 7;
-    pub(super) const METRICS: u16 = 8;
-    pub(super) const MULTIPATH: u16 = 9;
-    pub(super) const FLOW: u16 = 11;
-    pub(super) const CACHEINFO: u16 = 12;
-    pub(super) const TABLE: u16 = 15;
-    pub(super) const VIA: u16 = 18;
-    pub(super) const PREF: u16 = 20;
-    pub(super) const ENCAP_TYPE: u16 = 21;
-    pub(super) const ENCAP: u16 = 22;
-    pub(super) const EXPIRES: u16 = 23;
-    pub(super) const PAD: u16 = 24;
-    pub(super) const NH_ID: u16 = 30;
+pub mod rta {
+    pub const DST: u16 = 1;
+    pub const SRC: u16 = 2;
+    pub const IIF: u16 = 3;
+    pub const OIF: u16 = 4;
+    pub const GATEWAY: u16 = 5;
+    pub const PRIORITY: u16 = 6;
+    pub const PREFSRC: u16 = 7;
+    pub const METRICS: u16 = 8;
+    pub const MULTIPATH: u16 = 9;
+    pub const FLOW: u16 = 11;
+    pub const CACHEINFO: u16 = 12;
+    pub const TABLE: u16 = 15;
+    pub const MARK: u16 = 16;
+    pub const VIA: u16 = 18;
+    pub const PREF: u16 = 20;
+    pub const UID: u16 = 25;
+    pub const ENCAP_TYPE: u16 = 21;
+    pub const ENCAP: u16 = 22;
+    pub const EXPIRES: u16 = 23;
+    pub const PAD: u16 = 24;
+    pub const IP_PROTO: u16 = 27;
+    pub const SPORT: u16 = 28;
+    pub const DPORT: u16 = 29;
+    pub const NH_ID: u16 = 30;
+    pub const FLOWLABEL: u16 = 31;
 }
 
 /// `RTAX_MTU`, among the metrics.

@@ -1,10 +1,10 @@
 //! Rules, routes, nexthop objects, links and sysctls.
 
 use fastrand::Rng;
-use shunt_policy::Family;
+use shunt_policy::{Family, Mac};
 
 use super::{one, rarely};
-use crate::twin::base::{HOSTS, MARKS, PORTS, PROTOCOL, colons, net4, net6, second4};
+use crate::twin::base::{HOSTS, MARKS, PORTS, PROTOCOL, net4, net6, second4};
 use crate::twin::command::{Command, RawRule};
 use crate::twin::packet::far_mac;
 
@@ -175,7 +175,7 @@ fn neighbours(rng: &mut Rng, all: &mut Vec<Command>) {
                     }
                     _ => continue,
                 };
-                let lladdr = colons(far_mac(port, one(rng, &[host, 14])));
+                let lladdr = Mac(far_mac(port, one(rng, &[host, 14])));
                 all.push(Command::ip(format!("neigh replace {address} lladdr {lladdr} dev p{port} nud {state}")));
             }
         }
