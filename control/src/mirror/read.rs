@@ -67,14 +67,16 @@ impl Mirror {
         })?;
         // Going down, coming up, leaving and appearing take and bring routes, neighbours and nexthop objects without a word. So
         // does the carrier with nexthop objects (nh_netdev_event), and the MTU changes that of IPv6 routes (rt6_mtu_change_route).
-        let state = |links: &[KernelLink]| -> BTreeMap<Ifindex, (bool, bool, u32)> {
-            links.iter().map(|link| (link.ifindex, (link.up, link.carrier, link.mtu))).collect()
+        // Dead next hops of IPv6 come alive when the link runs, which is later than that it is up and has a carrier (rt6_sync_up).
+        type State = (bool, bool, bool, u32);
+        let state = |links: &[KernelLink]| -> BTreeMap<Ifindex, State> {
+            links.iter().map(|link| (link.ifindex, (link.up, link.carrier, link.running, link.mtu))).collect()
         };
         let (before, now) = (state(&self.view.links), state(&links));
         for ifindex in before.keys().chain(now.keys()).filter(|ifindex| before.get(ifindex) != now.get(ifindex)) {
             self.routes.doubt_interface(*ifindex);
             self.dirty.extend([Part::Neighbours, Part::Nexthops, Part::Addresses]);
-            let carrier = |of: &BTreeMap<Ifindex, (bool, bool, u32)>| of.get(ifindex).map(|state| state.1);
+            let carrier = |of: &BTreeMap<Ifindex, State>| of.get(ifindex).map(|state| state.1);
             if carrier(&before) != carrier(&now) {
                 note_unread(&mut self.view.unread_carriers, &self.routes, *ifindex);
             }

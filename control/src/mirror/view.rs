@@ -45,6 +45,8 @@ pub struct KernelLink {
     pub up: bool,
     /// Something answers at the other end (`netif_carrier_ok`).
     pub carrier: bool,
+    /// The kernel has acted on the carrier (`IFF_RUNNING`, `netif_oper_up`).
+    pub running: bool,
     /// `IFLA_GROUP`
     pub group: u32,
     pub mac: Option<Mac>,

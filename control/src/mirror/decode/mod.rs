@@ -34,6 +34,7 @@ pub fn link(message: &LinkMessage) -> KernelLink {
         },
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        running: message.header.flags.contains(LinkFlags::Running),
         group: 0,
         mac: None,
         mtu: 0,
