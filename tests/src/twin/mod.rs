@@ -6,6 +6,7 @@ pub mod campaign;
 mod command;
 mod packet;
 mod random;
+mod rules;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ use crate::lab::{Daemon, Lab, Namespace, WireSender};
 pub use base::{HOSTS, MARKS, PORTS, PROTOCOL, behind4, behind6, net4, net6, second4};
 pub use command::{Command, RawRule};
 pub use packet::{Body, Packet, Twist, router_mac};
+pub use random::Kind;
+pub use rules::{Backend, Line, Tool};
 
 /// The mirror's bound for sysctls, which it polls because they give no event, and a little more.
 const FOLLOWED: Duration = Duration::from_millis(600);
@@ -37,6 +40,17 @@ pub struct Twin {
     tags: u32,
     /// The case under way has taken links down.
     links_changed: bool,
+    rules: Rules,
+}
+
+/// How netfilter's rules stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    /// As at the start.
+    First,
+    /// As at the start again, but the mirror may not know it yet.
+    TakenBack,
+    Loaded,
 }
 
 /// One router, and the far ends of its cables.
@@ -102,18 +116,33 @@ impl Twin {
         let kernel = Router::new(&lab, &format!("kernel{name}"));
         let shunt = Router::new(&lab, &format!("shunt{name}"));
         let daemon = shunt.namespace.start_shunt("");
-        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false };
+        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First };
         twin.reset();
         twin
     }
 
     /// Back to the first state.
     pub fn reset(&mut self) {
+        if self.rules == Rules::Loaded {
+            self.apply(&base::reset_rules());
+            self.rules = Rules::TakenBack;
+        }
         self.apply(&base::reset());
+    }
+
+    /// Has the kernel run the chains of iptables-legacy before those of nf_tables where the priority is the same, in this case as in
+    /// the next: of two with one priority it runs that first which came last.
+    pub fn order_back_ends(&mut self) {
+        self.apply(&[base::legacy_tables()]);
+        self.rules = Rules::Loaded;
+        self.reset();
     }
 
     /// Configures both routers. Returns what the kernel refused; that it refused the same twice is asserted.
     pub fn apply(&mut self, commands: &[Command]) -> String {
+        if commands.iter().any(|command| matches!(command, Command::Load(_))) {
+            self.rules = Rules::Loaded;
+        }
         let Twin { kernel, shunt, .. } = self;
         let [one, other] = std::thread::scope(|scope| {
             [(&kernel.namespace, &kernel.far), (&shunt.namespace, &shunt.far)]
@@ -125,13 +154,25 @@ impl Twin {
     }
 
     /// Waits until the mirror has followed.
-    pub fn settle(&self) {
+    pub fn settle(&mut self) {
+        self.settle_rules();
         std::thread::sleep(FOLLOWED);
     }
 
     /// The same after links went down or came up: ports are taken anew.
-    pub fn settle_ports(&self) {
+    pub fn settle_ports(&mut self) {
+        self.settle_rules();
         std::thread::sleep(FOLLOWED + RETAKEN);
+    }
+
+    /// What iptables-legacy and ipset load gives no event: the mirror need not wait until it asks by itself.
+    fn settle_rules(&mut self) {
+        if self.rules != Rules::First {
+            self.daemon.reload();
+        }
+        if self.rules == Rules::TakenBack {
+            self.rules = Rules::First;
+        }
     }
 
     /// Sends the packets into both routers, and returns what came out for each.
