@@ -128,6 +128,8 @@ pub fn reset() -> Vec<Command> {
         Command::ip6("rule add priority 32766 table main"),
         Command::ip("nexthop flush"),
     ];
+    // Before addresses and neighbours: with IPv6 disabled the kernel takes none of them.
+    all.extend(sysctls());
     for port in 0..PORTS {
         all.push(Command::Far(format!("link set w{port} up")));
     }
@@ -149,7 +151,6 @@ pub fn reset() -> Vec<Command> {
         all.push(Command::ip4(format!("route replace {}/18 via {via4}", behind4(port, 0))));
         all.push(Command::ip6(format!("route replace {}/48 via {via6}", behind6(port, 0))));
     }
-    all.extend(sysctls());
     all
 }
 
