@@ -353,6 +353,22 @@ pub fn tag(frame: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes([at[4], at[5], at[6], at[7]]))
 }
 
+/// The first of the packets that a TCP reset, which quotes nothing, answers.
+pub fn is_reset_of(frame: &[u8], packets: &[Packet]) -> Option<usize> {
+    let sliced = etherparse::SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
+    let (source, destination): (IpAddr, IpAddr) = match sliced.net? {
+        etherparse::NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        etherparse::NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        _ => return None,
+    };
+    let answers = |packet: &Packet| {
+        (packet.source, packet.destination) == (destination, source)
+            && packet.body == Body::Tcp(tcp.destination_port(), tcp.source_port())
+    };
+    if tcp.rst() { packets.iter().position(answers) } else { None }
+}
+
 /// A frame without what the kernel draws at random: `None` for what has nothing to do with forwarding (ARP, neighbour and
 /// listener discovery), and the identification of ICMP errors and answers is zeroed.
 pub fn comparable(mut frame: Vec<u8>) -> Option<Vec<u8>> {
