@@ -82,7 +82,8 @@ impl<'a> Table<'a> {
                 Family::V6 => ("ipv6_addr", "2001:db8:100:7::"),
             };
             let (four, name) = (family == Family::V4, format!("s{number}"));
-            let (kind, definition): (&'static str, String) = match rng.u32(..8) {
+            let (kind, definition): (&'static str, String) = match rng.u32(..9) {
+                8 => ("dscp", "set { type dscp; elements = { ef, cs2, 0x04 }; }".to_owned()),
                 0 => {
                     let elements = format!("{}, {target}8", network(rng, family));
                     (
@@ -259,6 +260,9 @@ impl<'a> Table<'a> {
             }
             19 if four => format!("ip protocol {not}{}", one(rng, &["tcp", "{ udp, sctp }", "esp"])),
             19 => format!("ip6 nexthdr {not}{}", one(rng, &["tcp", "{ udp, sctp }", "esp"])),
+            20 if rng.bool() && self.set(rng, &["dscp"]).is_some() => {
+                format!("{ip} dscp {not}@{}", self.set(rng, &["dscp"]).unwrap_or_default().1)
+            }
             20 => format!("{ip} dscp {not}{}", one(rng, &["ef", "{ cs1, cs2, af13 }", "0x04", "0x00-0x10"])),
             21 => format!("{ip} ecn {not}{}", one(rng, &["ect0", "ce", "not-ect"])),
             22 => {
