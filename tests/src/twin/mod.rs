@@ -44,6 +44,8 @@ pub struct Twin {
     /// The case under way has taken links down.
     links_changed: bool,
     rules: Rules,
+    /// Those that the workers served when it last settled.
+    ports: Vec<String>,
 }
 
 /// How netfilter's rules stand, as far as the twin can tell: a shell may have changed them.
@@ -97,7 +99,9 @@ impl Twin {
         let kernel = Router::new(&lab, &format!("kernel{name}"));
         let shunt = Router::new(&lab, &format!("shunt{name}"));
         let daemon = shunt.namespace.start_shunt("");
-        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First };
+        let mut twin =
+            Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First, ports: Vec::new() };
+        twin.ports = twin.ports();
         twin.reset();
         twin
     }
@@ -136,24 +140,40 @@ impl Twin {
 
     /// Waits until the mirror has followed.
     pub fn settle(&mut self) {
-        self.settle_rules();
+        let rules = self.reload_rules();
         std::thread::sleep(FOLLOWED);
+        // Rules that leave nothing to the workers have the ports left, others have them taken again.
+        if rules && self.ports() != self.ports {
+            std::thread::sleep(RETAKEN);
+            self.ports = self.ports();
+        }
     }
 
     /// The same after links went down or came up: ports are taken anew.
     pub fn settle_ports(&mut self) {
-        self.settle_rules();
+        self.reload_rules();
         std::thread::sleep(FOLLOWED + RETAKEN);
+        self.ports = self.ports();
     }
 
-    /// What iptables-legacy and ipset load gives no event: the mirror need not wait until it asks by itself.
-    fn settle_rules(&mut self) {
-        if self.rules != Rules::First {
-            self.daemon.reload();
+    /// What iptables-legacy and ipset load gives no event: the mirror need not wait until it asks by itself. Says whether there are
+    /// rules, or were.
+    fn reload_rules(&mut self) -> bool {
+        if self.rules == Rules::First {
+            return false;
         }
+        self.daemon.reload();
         if self.rules == Rules::TakenBack {
             self.rules = Rules::First;
         }
+        true
+    }
+
+    /// Names of the ports that the workers serve.
+    fn ports(&self) -> Vec<String> {
+        let status = self.daemon.status();
+        let ports = status["ports"].as_array().into_iter().flatten();
+        ports.filter_map(|port| port["name"].as_str()).map(str::to_owned).collect()
     }
 
     /// Sends the packets into both routers, and returns what came out for each.
