@@ -105,7 +105,9 @@ reasons! {
     DropReason {
         Truncated = "truncated", "the frame is shorter than its own headers say";
         BadHeader = "bad_header", "IP version, header length or header checksum is wrong";
-        MangleDrop = "mangle_drop", "a PREROUTING rule or chain policy says DROP";
+        PreroutingDrop = "prerouting_drop", "a PREROUTING rule or chain policy says DROP";
+        ForwardDrop = "forward_drop", "a FORWARD rule or chain policy says DROP";
+        PostroutingDrop = "postrouting_drop", "a POSTROUTING rule or chain policy says DROP";
         BlackholeRule = "blackhole_rule", "an ip rule says blackhole";
         BlackholeRoute = "blackhole_route", "the route is a blackhole";
         TransmitFull = "transmit_full", "the egress queue is full";
@@ -143,12 +145,15 @@ reasons! {
         EgressQdisc = "egress_qdisc", "the egress has a qdisc or filter of the operator's";
         OpaqueRule = "opaque_rule", "an ip rule that we do not mirror could match";
         OpaqueRoute = "opaque_route", "the route is of a kind that we do not mirror";
-        OpaqueMangle = "opaque_mangle", "a PREROUTING rule that we do not mirror could match";
-        Raw = "raw", "a raw table rule could match";
-        ForwardFilter = "forward_filter", "a FORWARD rule or chain policy could match";
-        Postrouting = "postrouting", "a mangle POSTROUTING rule could match";
+        OpaquePrerouting = "opaque_prerouting", "a PREROUTING rule that we do not mirror could match";
+        OpaqueForward = "opaque_forward", "a FORWARD rule that we do not mirror could match";
+        OpaquePostrouting = "opaque_postrouting", "a POSTROUTING rule that we do not mirror could match";
+        Reject = "reject", "a rule says REJECT: the kernel answers";
+        MssOption = "mss_option", "TCPMSS would add an option to the packet";
+        ChainOrder = "chain_order", "chains of one priority disagree, and which one the kernel asks first cannot be seen";
+        Conntrack = "conntrack", "a rule looks at connections, and the packet may belong to one that it could match";
         Nat = "nat", "a nat rule could match or has matched the connection";
-        Nftables = "nftables", "a chain of a native nftables table could match";
+        Netdev = "netdev", "a chain on the interface itself or a flowtable could match";
         Xfrm = "xfrm", "an IPsec policy could match";
         Stale = "stale", "the mirror of the kernel's rules is older than its bound";
     }
