@@ -104,19 +104,22 @@ fn pass_unordered(
     let unknown = Err(Stop::Punt(PuntReason::ChainOrder));
     let came = Facts { written: FieldSet::default(), counted: 0, ..*facts };
     let mut writer: Option<(usize, Facts<'_>)> = None;
-    let (mut drops, mut traces, mut drop) = (0, 0, None);
+    let (mut drops, mut traces, mut drop, mut clash) = (0, 0, None, false);
     for (number, chain) in chains.iter().enumerate() {
         let mut own = came;
         match chain.pass(&mut own, surroundings, tally) {
             Ok(()) if own.written.is_empty() => {}
-            Ok(()) if writer.is_some() => return unknown,
-            Ok(()) => writer = Some((number, own)),
+            Ok(()) => {
+                clash |= writer.is_some();
+                writer = Some((number, own));
+            }
             Err(stop @ Stop::Drop(_)) => (drops, drop) = (drops + 1, Some((stop, own.counted > 0))),
             Err(punt) => return Err(punt),
         }
         traces += u32::from(own.counted > 0);
     }
     match drop {
+        _ if clash => return unknown,
         // Who comes before the one that drops counts, who comes behind it does not.
         Some((stop, counted)) if traces == u32::from(counted && drops == 1) => return Err(stop),
         Some(_) => return unknown,
