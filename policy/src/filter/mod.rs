@@ -41,6 +41,8 @@ impl Tally for Uncounted {
 pub(crate) struct Chains {
     /// By [`Hook`], in the kernel's order.
     hooks: [Vec<Group>; Hook::ALL.len()],
+    /// All counters have lower numbers.
+    slots: usize,
 }
 
 /// Chains of one priority; several only if their order is not known.
@@ -60,6 +62,8 @@ impl Chains {
         let mut compiler = Compiler::new(links);
         let mut compiled = Chains::default();
         for chain in chains.iter().filter(|chain| chain.family == family) {
+            let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));
+            compiled.slots = rules.fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
             let groups = &mut compiled.hooks[chain.hook as usize];
             let base = compiler.base(chain);
             match groups.last_mut() {
@@ -68,6 +72,10 @@ impl Chains {
             }
         }
         compiled
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
     }
 
     /// Passes the packet through one hook. Each base chain sees what the one before has left; ACCEPT ends only its own.
