@@ -31,6 +31,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// What the running daemon believes the kernel to hold
     Mirror(MirrorArgs),
+    /// Every mirrored rule of netfilter, with its packets and bytes
+    Rules(AskArgs),
     /// Read everything anew, and say what had differed
     Reload(AskArgs),
 }

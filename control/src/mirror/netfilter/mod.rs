@@ -3,6 +3,7 @@
 //! Tables written by iptables-nft are read with `iptables-nft-save`, because `nft -j` leaves out the arguments of their matches;
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
+mod counts;
 mod nft;
 mod reader;
 pub mod save;
@@ -11,6 +12,7 @@ mod watch;
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
+pub use counts::counts;
 pub use nft::{Base, NftHook};
 pub use reader::read;
 use save::Saved;
