@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shunt_policy::config::Config;
 use shunt_policy::reference::{self, Step};
-use shunt_policy::{Family, Mark, Policy, Query, Transport};
+use shunt_policy::{Family, Mac, Mark, Policy, Query, Transport};
 
 use crate::cli::ExplainArgs;
 use crate::mirror::TableNames;
@@ -87,6 +87,11 @@ impl Packet {
             flow_label: 0,
             mark: Mark(self.mark),
             length: 84,
+            ttl: 64,
+            // The first packet of a connection, as Linux sends it.
+            tcp_flags: if self.proto == 6 { 0x02 } else { 0 },
+            mss: (self.proto == 6).then_some(1460),
+            source_mac: Mac([0; 6]),
         })
     }
 }

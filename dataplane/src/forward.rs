@@ -26,7 +26,7 @@ pub fn forward(frame: &[u8], iif: Ifindex, policy: &Policy) -> Result<Onward, St
 impl Onward {
     /// Makes the frame that was decided on ready to leave.
     pub fn rewrite(&self, frame: &mut Frame) {
-        let length = self.packet.rewrite(frame, self.egress.source(), self.egress.destination());
+        let length = self.packet.rewrite(frame, &self.egress);
         frame.truncate(length);
     }
 }

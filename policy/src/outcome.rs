@@ -13,6 +13,9 @@ pub struct Egress {
     pub(crate) source: Mac,
     pub(crate) destination: Mac,
     pub(crate) mark: Mark,
+    pub(crate) tos: u8,
+    pub(crate) ttl: u8,
+    pub(crate) mss: Option<u16>,
     pub(crate) neighbour: NeighbourSlot,
 }
 
@@ -35,9 +38,24 @@ impl Egress {
         self.destination
     }
 
-    /// The mark after PREROUTING.
+    /// The mark by which the packet was routed, that of PREROUTING.
     pub fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// The TOS or traffic class byte with which the packet leaves.
+    pub fn tos(&self) -> u8 {
+        self.tos
+    }
+
+    /// The TTL or hop limit with which it leaves.
+    pub fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
+    /// The MSS with which it leaves, if it is a TCP packet with that option.
+    pub fn mss(&self) -> Option<u16> {
+        self.mss
     }
 
     /// Where to note that the next hop is in use.
@@ -123,7 +141,7 @@ reasons! {
         LinkLocal = "link_local", "an IPv6 link-local source or destination";
         Fragment = "fragment", "a fragment: the kernel reassembles where it must";
         Options = "options", "IPv4 options or IPv6 extension headers";
-        TransportCut = "transport_cut", "too short for its TCP, UDP or ICMP header";
+        TransportCut = "transport_cut", "too short for its TCP, UDP or ICMP header, or a malformed MSS option";
         TtlExpired = "ttl_expired", "TTL or hop limit is used up: the kernel answers";
         Oversize = "oversize", "larger than the egress allows: the kernel fragments or answers";
         Local = "local", "addressed to this machine";

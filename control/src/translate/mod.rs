@@ -25,6 +25,7 @@ pub struct Translation {
     netfilter: Vec<Item>,
     /// What netfilter and others make guards of; those of the tables come behind.
     guards: Vec<Guard>,
+    counters: netfilter::Counters,
 }
 
 /// One thing that the operator configured, and what becomes of it.
@@ -104,7 +105,7 @@ impl Translation {
         config.nexthops = view.nexthops.clone();
         if changes.netfilter {
             let mut part = Part::default();
-            config.mangle = Arc::new(netfilter::translate(&view.netfilter, &mut part));
+            config.chains = Arc::new(netfilter::translate(&view.netfilter, &mut self.counters, &mut part));
             others(view, &mut part);
             (self.guards, self.netfilter) = (part.guards, part.report);
         }
@@ -201,7 +202,7 @@ fn unrouted_addresses(view: &KernelView) -> impl Iterator<Item = Guard> {
     four.filter(|host| !view.tables.is_own(*host)).map(|host| Guard {
         family: Family::V4,
         hook: Hook::Prerouting,
-        matches: vec![Match { not: false, test: Test::Source(host) }],
+        matches: vec![Match { not: false, test: Test::source(host) }],
         reason: PuntReason::OpaqueRoute,
         origin: Origin::new(Source::Route, format!("{} is in no table local", host.in_words())),
     })
@@ -230,7 +231,7 @@ fn merged_tables(view: &KernelView) -> impl Iterator<Item = Guard> {
         .collect();
     prefixes.into_iter().flat_map(|prefix| {
         let origin = Origin::new(Source::Route, format!("{} table local", prefix.in_words()));
-        [Test::Source(prefix), Test::Destination(prefix)].map(|test| Guard {
+        [Test::source(prefix), Test::destination(prefix)].map(|test| Guard {
             family: Family::V4,
             hook: Hook::Prerouting,
             matches: vec![Match { not: false, test }],

@@ -144,6 +144,8 @@ pub enum Field {
     /// ICMP in IPv4, ICMPv6 in IPv6; absent with all others.
     IcmpType,
     IcmpCode,
+    /// Both in one number: `type << 8 | code`.
+    IcmpTypeCode,
     /// The whole TOS or traffic class byte, as rules before have left it.
     Tos,
     /// TTL or hop limit, as rules before have left it.
@@ -284,7 +286,9 @@ pub enum Verdict {
     /// The kernel answers: punted.
     Reject,
     /// Translates addresses: punted. Stands in chains of type nat only.
-    Nat { masquerade: bool },
+    Nat {
+        masquerade: bool,
+    },
     /// One that we do not know (queue, ...): punted.
     Opaque(String),
 }

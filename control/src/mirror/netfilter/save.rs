@@ -4,10 +4,75 @@
 
 use std::net::IpAddr;
 
-use shunt_policy::config::{
-    ChainPolicy, ChainRule, InterfacePattern, MarkMatch, Match, Origin, PortRange, Source, Target, Test,
-};
+use shunt_policy::config::{ChainPolicy, InterfacePattern, MarkMatch, Origin, PortRange, Source};
 use shunt_policy::{Family, Prefix};
+
+/// One rule of a netfilter chain: all matches must hold, then the target acts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChainRule {
+    pub matches: Vec<Match>,
+    pub target: Target,
+    pub origin: Origin,
+}
+
+/// One match of a rule, or its negation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Match {
+    pub not: bool,
+    pub test: Test,
+}
+
+/// What a match looks at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Test {
+    /// `-i`
+    In(InterfacePattern),
+    /// `-o`; only where the egress is known (FORWARD, POSTROUTING).
+    Out(InterfacePattern),
+    /// `-s`
+    Source(Prefix),
+    /// `-d`
+    Destination(Prefix),
+    /// `-p`
+    Protocol(u8),
+    /// `--sport`, `-m multiport --sports`: any of the ranges. False for packets without ports.
+    SourcePort(Vec<PortRange>),
+    /// `--dport`, `-m multiport --dports`
+    DestinationPort(Vec<PortRange>),
+    /// `-m multiport --ports`: source or destination.
+    EitherPort(Vec<PortRange>),
+    /// `-m tos --tos VALUE/MASK`, over the whole TOS or traffic class byte (`xt_tos`).
+    Tos { value: u8, mask: u8 },
+    /// `-m dscp --dscp N`, N being the six-bit code point (`xt_dscp`).
+    CodePoint(u8),
+    /// `-m mark --mark VALUE/MASK`
+    Mark(MarkMatch),
+    /// `--icmp-type TYPE[/CODE]`, ICMP in IPv4 and ICMPv6 in IPv6. Codes are inclusive.
+    Icmp { kind: u8, codes: (u8, u8) },
+    /// A match we do not know: it might hold or not.
+    Opaque(String),
+}
+
+/// What a matching rule does. Only [`Mark`](Target::Mark) and [`Continue`](Target::Continue) go on with the next rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    Accept,
+    Drop,
+    Return,
+    Jump(String),
+    /// Like jump, but does not come back.
+    Goto(String),
+    /// `mark = (mark & !clear) ^ flip`: the form to which all of `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and
+    /// `--xor-mark` come down (`xt_MARK`'s mark_tg).
+    Mark {
+        clear: u32,
+        flip: u32,
+    },
+    /// No target, or one without effect on the packet: only the rule's counter sees it.
+    Continue,
+    /// A target we do not know: packets that match are punted.
+    Opaque(String),
+}
 
 /// A table as `iptables-save` prints it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
