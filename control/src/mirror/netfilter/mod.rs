@@ -3,10 +3,13 @@
 //! Tables written by iptables-nft are read with `iptables-nft-save`, because `nft -j` leaves out the arguments of their matches;
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
+pub mod ipset;
 mod nft;
 mod reader;
 pub mod save;
+mod text;
 mod watch;
+pub mod xt;
 
 use shunt_policy::Family;
 use shunt_policy::config::Source;

@@ -105,8 +105,28 @@ pub enum PacketType {
 
 /// The modules of which we know options.
 const MODULES: [&str; 22] = [
-    "tcp", "udp", "udplite", "sctp", "dccp", "multiport", "tos", "dscp", "ecn", "ttl", "hl", "length", "mark", "icmp",
-    "icmp6", "mac", "addrtype", "set", "pkttype", "devgroup", "comment", "tcpmss",
+    "tcp",
+    "udp",
+    "udplite",
+    "sctp",
+    "dccp",
+    "multiport",
+    "tos",
+    "dscp",
+    "ecn",
+    "ttl",
+    "hl",
+    "length",
+    "mark",
+    "icmp",
+    "icmp6",
+    "mac",
+    "addrtype",
+    "set",
+    "pkttype",
+    "devgroup",
+    "comment",
+    "tcpmss",
 ];
 
 /// Modules that look up the packet's connection.
@@ -204,9 +224,7 @@ fn of_module(module: &str, option: &str, words: &mut Words, family: Family) -> O
         ("icmp", "--icmp-type") => Test::Icmp(IcmpType::parse(argument)?),
         ("icmp6", "--icmpv6-type") => Test::Icmp6(IcmpType::parse(argument)?),
         ("mac", "--mac-source") => Test::MacSource(mac(argument)?),
-        ("addrtype", "--src-type") => {
-            Test::AddressType { of: Side::Source, types: AddressTypes::parse(argument)? }
-        }
+        ("addrtype", "--src-type") => Test::AddressType { of: Side::Source, types: AddressTypes::parse(argument)? },
         ("addrtype", "--dst-type") => {
             Test::AddressType { of: Side::Destination, types: AddressTypes::parse(argument)? }
         }

@@ -88,7 +88,8 @@ impl Chain {
 impl Rule {
     /// Whether nothing of it is opaque.
     pub fn is_understood(&self) -> bool {
-        !matches!(self.target, Some(Target::Opaque(_))) && !self.matches.iter().any(|one| matches!(one, Match::Opaque(_)))
+        !matches!(self.target, Some(Target::Opaque(_)))
+            && !self.matches.iter().any(|one| matches!(one, Match::Opaque(_)))
     }
 
     /// Names of the ipsets that it asks.

@@ -116,7 +116,10 @@ impl OpenTable {
     }
 
     fn is_user_chain(&self, name: &str) -> bool {
-        self.places.get(name).and_then(|place| self.table.chains.get(*place)).is_some_and(|chain| chain.policy.is_none())
+        self.places
+            .get(name)
+            .and_then(|place| self.table.chains.get(*place))
+            .is_some_and(|chain| chain.policy.is_none())
     }
 }
 

@@ -98,8 +98,20 @@ impl NatTarget {
 
 /// Names of targets that take no argument: a chain of that name could not be told from them.
 const WITHOUT_ARGUMENT: [&str; 14] = [
-    "ACCEPT", "DROP", "RETURN", "QUEUE", "NOTRACK", "MASQUERADE", "REDIRECT", "LOG", "TRACE", "CT", "NFQUEUE",
-    "REJECT", "NFLOG", "SYNPROXY",
+    "ACCEPT",
+    "DROP",
+    "RETURN",
+    "QUEUE",
+    "NOTRACK",
+    "MASQUERADE",
+    "REDIRECT",
+    "LOG",
+    "TRACE",
+    "CT",
+    "NFQUEUE",
+    "REJECT",
+    "NFLOG",
+    "SYNPROXY",
 ];
 
 impl Target {
