@@ -11,6 +11,7 @@ const IPSETS: &str = include_str!("../../control/src/mirror/netfilter/ipset/corp
 
 #[test]
 fn privileged_iptables_prints_the_corpus_so() {
+    let lab = Lab::new();
     for (tool, family, corpus) in [
         ("iptables-nft", Family::V4, include_str!("../../control/src/mirror/netfilter/xt/corpus/iptables-nft.save")),
         (
@@ -25,8 +26,7 @@ fn privileged_iptables_prints_the_corpus_so() {
             include_str!("../../control/src/mirror/netfilter/xt/corpus/ip6tables-legacy.save"),
         ),
     ] {
-        let lab = Lab::new();
-        let router = lab.namespace("r");
+        let router = lab.namespace(tool);
         let sets =
             "create s3 hash:ip,port,ip\ncreate s4 hash:ip\ncreate s4b hash:ip,port\ncreate s6 hash:ip family inet6\n";
         feed(&router, &["ipset", "restore"], sets);

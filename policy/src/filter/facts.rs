@@ -8,6 +8,7 @@ use crate::query::{Query, Transport};
 
 /// TCP's protocol number.
 pub(crate) const TCP: u8 = 6;
+const DCCP: u8 = 33;
 
 /// One packet on its way.
 #[derive(Clone, Copy)]
@@ -92,7 +93,21 @@ impl<'a> Facts<'a> {
                 let [a, b, c, d, e, f] = query.source_mac.0;
                 u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()
             }
+            Field::IpsetSourcePort => ipset_ports(query).0.into(),
+            Field::IpsetDestinationPort => ipset_ports(query).1.into(),
         })
+    }
+}
+
+/// What `get_port` of ip_set_getport.c finds for source and destination.
+fn ipset_ports(query: &Query) -> (u16, u16) {
+    match query.transport {
+        Transport::Ports { source, destination } if query.protocol != DCCP => (source, destination),
+        Transport::Icmp { kind, code } => {
+            let both = u16::from_be_bytes([kind, code]);
+            (both, both)
+        }
+        _ => (0, 0),
     }
 }
 

@@ -106,10 +106,14 @@ impl Rule {
 
     /// Name of the ipset that it changes (`-j SET --add-set NAME src`).
     pub fn changes_set(&self) -> Option<&str> {
-        match &self.target {
-            Some(Target::Set(text)) => text.split(' ').nth(3),
-            _ => None,
-        }
+        let text = match (&self.target, self.matches.last()) {
+            (Some(Target::Set(text)), _) => text,
+            // A line that we could not split into words.
+            (None, Some(Match::Opaque(text))) => text,
+            _ => return None,
+        };
+        let (_, options) = text.split_once("-j SET ")?;
+        options.split(' ').nth(1)
     }
 }
 
