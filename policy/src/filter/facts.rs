@@ -8,7 +8,6 @@ use crate::query::{Query, Transport};
 
 /// TCP's protocol number.
 pub(crate) const TCP: u8 = 6;
-const DCCP: u8 = 33;
 
 /// One packet on its way.
 #[derive(Clone, Copy)]
@@ -102,7 +101,10 @@ impl<'a> Facts<'a> {
 /// What `get_port` of ip_set_getport.c finds for source and destination.
 fn ipset_ports(query: &Query) -> (u16, u16) {
     match query.transport {
-        Transport::Ports { source, destination } if query.protocol != DCCP => (source, destination),
+        // TCP, UDP, SCTP and UDP-Lite; not DCCP.
+        Transport::Ports { source, destination } if matches!(query.protocol, TCP | 17 | 132 | 136) => {
+            (source, destination)
+        }
         Transport::Icmp { kind, code } => {
             let both = u16::from_be_bytes([kind, code]);
             (both, both)
