@@ -3,6 +3,7 @@
 //! Tables written by iptables-nft are read with `iptables-nft-save`, because `nft -j` leaves out the arguments of their matches;
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
+mod counts;
 pub mod ipset;
 mod nft;
 mod reader;
@@ -13,6 +14,7 @@ pub mod xt;
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
+pub use counts::counts;
 use ipset::IpSets;
 pub use nft::{Base, NftHook};
 pub use reader::read;

@@ -14,7 +14,7 @@ use shunt_policy::config::{
 
 use super::{Item, Part, Standing};
 use crate::mirror::netfilter::Netfilter;
-pub use counters::Counters;
+pub use counters::{Counters, RuleKey, Twins, keyed};
 
 /// A base chain of one of the dialects.
 pub(super) struct Lowered {
