@@ -4,24 +4,29 @@
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
 mod counts;
+pub mod ipset;
 mod nft;
 mod reader;
-pub mod save;
+mod text;
 mod watch;
+pub mod xt;
 
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
 pub use counts::counts;
+use ipset::IpSets;
 pub use nft::{Base, NftHook};
 pub use reader::read;
-use save::Saved;
 pub use watch::Watch;
+use xt::Saved;
 
 /// Everything that could touch a forwarded packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Netfilter {
     pub saved: Vec<Dialect>,
+    /// What `ipset save` prints if a rule names a set.
+    pub ipsets: IpSets,
     /// Base chains of native nftables tables.
     pub nft: Vec<Base>,
     /// Families in which conntrack still translates a connection.
@@ -38,6 +43,12 @@ pub struct Dialect {
 }
 
 impl Netfilter {
+    /// Whether a rule asks an ipset.
+    pub fn names_sets(&self) -> bool {
+        let mut rules = self.saved.iter().flat_map(|dialect| dialect.saved.rules());
+        rules.any(|rule| rule.sets().next().is_some())
+    }
+
     /// What iptables-legacy wrote.
     pub fn legacy(&self) -> impl Iterator<Item = &Dialect> {
         self.saved.iter().filter(|dialect| dialect.source == Source::IptablesLegacy)

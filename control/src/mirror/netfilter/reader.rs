@@ -7,8 +7,9 @@ use shunt_policy::Family;
 use shunt_policy::config::Source;
 use tokio::process::Command;
 
+use super::ipset::{self, IpSets};
 use super::nft::{self, Ruleset};
-use super::save::{self, Saved};
+use super::xt::{self, Saved};
 use super::{Dialect, Fault, Netfilter};
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -48,21 +49,34 @@ pub async fn read() -> Result<Netfilter, Fault> {
             Family::V6 => ("ip6", ["ip6tables-nft-save", "ip6tables-legacy-save"], !legacy.v6.is_empty()),
         };
         if tables.iter().any(|table| table.family == name && IPTABLES.contains(&table.name.as_str())) {
-            let tables = saved_by(tools[0], family, Source::IptablesNft).await?;
+            let tables = saved_by(tools[0], family).await?;
             // What iptables-nft prints it has written or could have; the others are native, whatever their name.
             bases.retain(|base| base.table.family != name || !printed(&tables, &base.table.name));
             saved.push(Dialect { family, source: Source::IptablesNft, saved: tables });
         }
         if legacy {
-            let tables = saved_by(tools[1], family, Source::IptablesLegacy).await?;
+            let tables = saved_by(tools[1], family).await?;
             saved.push(Dialect { family, source: Source::IptablesLegacy, saved: tables });
         }
     }
-    Ok(Netfilter { saved, nft: bases, translated: Vec::new() })
+    let mut netfilter = Netfilter { saved, nft: bases, ..Netfilter::default() };
+    if netfilter.names_sets() {
+        netfilter.ipsets = ipsets().await?;
+    }
+    Ok(netfilter)
 }
 
-async fn saved_by(tool: &'static str, family: Family, source: Source) -> Result<Saved, Fault> {
-    let saved = save::parse(&run(tool, "iptables", &[]).await?, family, source);
+/// Sets give no event, and are of no interest unless a rule names one.
+async fn ipsets() -> Result<IpSets, Fault> {
+    let ipsets = ipset::parse(&run("ipset", "ipset", &["save"]).await?);
+    match ipsets.cut {
+        true => Err(Fault::Failed { tool: "ipset", problem: "its output ends in the middle of a line".to_owned() }),
+        false => Ok(ipsets.without_counts()),
+    }
+}
+
+async fn saved_by(tool: &'static str, family: Family) -> Result<Saved, Fault> {
+    let saved = xt::parse(&run(tool, "iptables", &[]).await?, family);
     if saved.cut {
         return Err(Fault::Failed { tool, problem: "its output ends in the middle of a table".to_owned() });
     }

@@ -27,6 +27,8 @@ pub struct Watch {
     changed_meanwhile: bool,
     mixtures: u32,
     legacy: LegacyTables,
+    /// Rules name ipsets.
+    names_sets: bool,
     fault: Option<(Fault, std::time::Instant)>,
 }
 
@@ -40,6 +42,8 @@ impl Watch {
             changed_meanwhile: false,
             mixtures: 0,
             legacy: LegacyTables::read(),
+            // Until a reading says otherwise.
+            names_sets: true,
             fault: None,
         }
     }
@@ -71,11 +75,11 @@ impl Watch {
         self.due.get_or_insert_with(Instant::now);
     }
 
-    /// To be called now and then: iptables-legacy gives no event, and a tool that failed may work again. Says whether there is
-    /// nothing that iptables-legacy could have changed.
+    /// To be called now and then: iptables-legacy and ipset give no event, and a tool that failed may work again. Says whether there
+    /// is nothing that they could have changed.
     pub fn look_around(&mut self) -> bool {
         let legacy = LegacyTables::read();
-        let none = legacy == self.legacy && !legacy.any();
+        let none = legacy == self.legacy && !legacy.any() && !self.names_sets;
         if !none || self.fault.is_some() {
             self.due.get_or_insert_with(Instant::now);
         }
@@ -123,6 +127,7 @@ impl Watch {
                 // A mixture that was taken is followed by another read.
                 self.told = mixture;
                 self.fault = None;
+                self.names_sets = netfilter.names_sets();
                 Some(netfilter)
             }
             Err(fault) => {

@@ -2,7 +2,8 @@
 
 mod counters;
 mod guards;
-mod saved;
+mod ipset;
+mod xt;
 
 use std::collections::HashMap;
 
@@ -26,7 +27,8 @@ pub(super) struct Lowered {
 
 /// The chains that are evaluated; all else becomes guards.
 pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &mut Part) -> Vec<BaseChain> {
-    let mut all: Vec<Lowered> = netfilter.saved.iter().flat_map(saved::chains).collect();
+    let mut sets = ipset::Sets::new(netfilter);
+    let mut all: Vec<Lowered> = netfilter.saved.iter().flat_map(|dialect| xt::chains(dialect, &mut sets)).collect();
     // A chain without rules that accepts says nothing, wherever it stands.
     all.retain(|Lowered { chain, .. }| !chain.rules.is_empty() || chain.policy == ChainPolicy::Drop);
     all.sort_by_key(|Lowered { chain, .. }| (chain.family, chain.hook, chain.priority));
