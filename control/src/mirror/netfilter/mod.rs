@@ -3,7 +3,7 @@
 //! Tables written by iptables-nft are read with `iptables-nft-save`, because `nft -j` leaves out the arguments of their matches;
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
-mod nft;
+pub mod nft;
 mod reader;
 pub mod save;
 mod watch;
@@ -11,7 +11,7 @@ mod watch;
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
-pub use nft::{Base, NftHook};
+use nft::Ruleset;
 pub use reader::read;
 use save::Saved;
 pub use watch::Watch;
@@ -20,8 +20,8 @@ pub use watch::Watch;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Netfilter {
     pub saved: Vec<Dialect>,
-    /// Base chains of native nftables tables.
-    pub nft: Vec<Base>,
+    /// Native tables.
+    pub nft: Ruleset,
     /// Families in which conntrack still translates a connection.
     pub translated: Vec<Family>,
 }

@@ -7,7 +7,7 @@ use shunt_policy::Family;
 use shunt_policy::config::Source;
 use tokio::process::Command;
 
-use super::nft::{self, Ruleset};
+use super::nft;
 use super::save::{self, Saved};
 use super::{Dialect, Fault, Netfilter};
 
@@ -36,10 +36,9 @@ impl LegacyTables {
 
 /// Reads everything but what conntrack translates.
 pub async fn read() -> Result<Netfilter, Fault> {
-    let json = run("nft", "nftables", &["-j", "-t", "list", "ruleset"]).await?;
-    let Some(Ruleset { tables, mut bases }) = nft::parse(&json) else {
-        return Err(Fault::Failed { tool: "nft", problem: "it printed something else than a ruleset".to_owned() });
-    };
+    let json = run("nft", "nftables", &["-s", "-j", "list", "ruleset"]).await?;
+    let mut ruleset =
+        nft::parse(&json).map_err(|error| Fault::Failed { tool: "nft", problem: error.to_string() })?;
     let legacy = LegacyTables::read();
     let mut saved = Vec::new();
     for family in Family::BOTH {
@@ -47,10 +46,10 @@ pub async fn read() -> Result<Netfilter, Fault> {
             Family::V4 => ("ip", ["iptables-nft-save", "iptables-legacy-save"], !legacy.v4.is_empty()),
             Family::V6 => ("ip6", ["ip6tables-nft-save", "ip6tables-legacy-save"], !legacy.v6.is_empty()),
         };
-        if tables.iter().any(|table| table.family == name && IPTABLES.contains(&table.name.as_str())) {
+        if ruleset.tables.iter().any(|table| table.family.word() == name && IPTABLES.contains(&table.name.as_str())) {
             let tables = saved_by(tools[0], family, Source::IptablesNft).await?;
             // What iptables-nft prints it has written or could have; the others are native, whatever their name.
-            bases.retain(|base| base.table.family != name || !printed(&tables, &base.table.name));
+            ruleset.tables.retain(|table| table.family.word() != name || !printed(&tables, &table.name));
             saved.push(Dialect { family, source: Source::IptablesNft, saved: tables });
         }
         if legacy {
@@ -58,7 +57,7 @@ pub async fn read() -> Result<Netfilter, Fault> {
             saved.push(Dialect { family, source: Source::IptablesLegacy, saved: tables });
         }
     }
-    Ok(Netfilter { saved, nft: bases, translated: Vec::new() })
+    Ok(Netfilter { saved, nft: ruleset, translated: Vec::new() })
 }
 
 async fn saved_by(tool: &'static str, family: Family, source: Source) -> Result<Saved, Fault> {

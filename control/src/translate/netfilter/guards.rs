@@ -4,7 +4,7 @@ use shunt_policy::PuntReason;
 use shunt_policy::config::{Action, BaseChain, Field, Guard, Hook, Match, Origin, Source, Step, Test, Verdict};
 
 use super::{Item, Part, rules};
-use crate::mirror::netfilter::{Base, Netfilter, NftHook};
+use crate::mirror::netfilter::Netfilter;
 
 /// Masquerading touches what leaves by it, and the answers come back to an address of ours. Any other translation is seen in
 /// packets that look like all others, so the family is the kernel's.
@@ -108,27 +108,4 @@ fn turned(one: &Match) -> Match {
         other => other.clone(),
     };
     Match { not: one.not, test }
-}
-
-/// A base chain of a native table.
-pub(super) fn native(base: &Base, part: &mut Part) {
-    if base.rules.is_empty() && !base.drops {
-        return;
-    }
-    let place = format!("table {} {} chain {}", base.table.family, base.table.name, base.chain);
-    let why = match base.hook {
-        NftHook::Flowtable => "a flowtable forwards by itself",
-        _ => "native nftables chains are not mirrored yet: all that passes them is the kernel's",
-    };
-    if base.drops {
-        let origin = Origin::new(Source::Nftables, format!("{place} policy drop"));
-        part.report.push(Item::punted(origin, PuntReason::Netdev, why));
-    }
-    for rule in &base.rules {
-        let origin = Origin::new(Source::Nftables, format!("{place} {rule}"));
-        part.report.push(Item::punted(origin, PuntReason::Netdev, why));
-    }
-    for family in &base.families {
-        part.guard_all(*family, PuntReason::Netdev, &Origin::new(Source::Nftables, place.clone()));
-    }
 }

@@ -35,7 +35,6 @@ pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &m
         guards::nat(&lowered.chain, part);
     }
     guards::still_translated(netfilter, part);
-    netfilter.nft.iter().for_each(|base| guards::native(base, part));
     set_order(&mut all);
     for Lowered { chain, .. } in &mut all {
         counters.assign(chain);
