@@ -104,11 +104,9 @@ impl Taker {
         if kind == "table" {
             let name = string(object, "name")?;
             self.tables.insert((family, name.clone()), self.ruleset.tables.len());
-            let dormant = words(object.get("flags")).iter().any(|flag| flag == "dormant");
             self.ruleset.tables.push(Table {
                 family,
                 name,
-                dormant,
                 chains: Vec::new(),
                 sets: Vec::new(),
                 flowtables: Vec::new(),

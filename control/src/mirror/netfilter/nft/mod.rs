@@ -29,8 +29,6 @@ pub struct Ruleset {
 pub struct Table {
     pub family: TableFamily,
     pub name: String,
-    /// Its chains hang on no hook.
-    pub dormant: bool,
     pub chains: Vec<Chain>,
     /// Sets, maps and verdict maps.
     pub sets: Vec<Set>,
