@@ -137,6 +137,11 @@ impl Policy {
         &self.config
     }
 
+    /// So many counters the rules need: all their slots have lower numbers.
+    pub fn counter_slots(&self) -> usize {
+        self.v4.chains.slots().max(self.v6.chains.slots())
+    }
+
     pub fn summary(&self) -> Summary {
         let Config { rules, tables, chains, guards, .. } = &self.config;
         let filter_rules =

@@ -147,7 +147,7 @@ impl Policy {
 
 impl Query {
     /// A look-up of the machine's own for the way to the source, of which nothing is known but the address.
-    pub(crate) fn to_sender(&self) -> Query {
+    pub(crate) fn to_sender(self) -> Query {
         let nowhere = match self.family() {
             Family::V4 => IpAddr::from([0; 4]),
             Family::V6 => IpAddr::from([0; 16]),
@@ -161,7 +161,7 @@ impl Query {
             tos: 0,
             flow_label: 0,
             mark: Mark(0),
-            ..*self
+            ..self
         }
     }
 

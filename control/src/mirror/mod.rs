@@ -289,8 +289,7 @@ impl Mirror {
         self.dirty.extend(Part::DUMPED);
         Family::BOTH.iter().for_each(|family| self.routes.doubt(*family));
         self.look_around();
-        self.netfilter.audit();
-        self.netfilter.note();
+        self.netfilter.doubt();
     }
 
     /// Once after a [`reload`](Self::reload): which parts had not been as the kernel's.

@@ -81,6 +81,13 @@ impl Mirror {
                 note_unread(&mut self.view.unread_carriers, &self.routes, *ifindex);
             }
         }
+        // nftables holds some interfaces by their number and prints them by their name of the moment.
+        let names = |links: &[KernelLink]| -> BTreeMap<Ifindex, String> {
+            links.iter().map(|link| (link.ifindex, link.name.clone())).collect()
+        };
+        if names(&self.view.links) != names(&links) {
+            self.netfilter.doubt();
+        }
         let differs = replace(&mut self.view.links, links);
         self.news.links |= differs;
         Ok(differs)

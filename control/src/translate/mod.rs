@@ -12,6 +12,8 @@ use shunt_policy::config::{
 };
 use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
 
+pub use netfilter::{Counters, RuleKey, Twins, keyed};
+
 use crate::mirror::{Changes, KernelLink, KernelView, LinkSysctls};
 
 /// What the mirror means.
@@ -25,7 +27,14 @@ pub struct Translation {
     netfilter: Vec<Item>,
     /// What netfilter and others make guards of; those of the tables come behind.
     guards: Vec<Guard>,
-    counters: netfilter::Counters,
+    counters: Counters,
+}
+
+impl Translation {
+    /// Which rule counts where.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
 }
 
 /// One thing that the operator configured, and what becomes of it.

@@ -41,6 +41,8 @@ impl Tally for Uncounted {
 pub(crate) struct Chains {
     /// By [`Hook`], in the kernel's order.
     hooks: [Vec<Group>; Hook::ALL.len()],
+    /// All counters have lower numbers.
+    slots: usize,
 }
 
 /// Chains of one priority; several only if their order is not known.
@@ -60,6 +62,8 @@ impl Chains {
         let mut compiler = Compiler::new(links);
         let mut compiled = Chains::default();
         for chain in chains.iter().filter(|chain| chain.family == family) {
+            let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));
+            compiled.slots = rules.fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
             let groups = &mut compiled.hooks[chain.hook as usize];
             let base = compiler.base(chain);
             match groups.last_mut() {
@@ -68,6 +72,10 @@ impl Chains {
             }
         }
         compiled
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
     }
 
     /// Passes the packet through one hook. Each base chain sees what the one before has left; ACCEPT ends only its own.
@@ -104,19 +112,22 @@ fn pass_unordered(
     let unknown = Err(Stop::Punt(PuntReason::ChainOrder));
     let came = Facts { written: FieldSet::default(), counted: 0, ..*facts };
     let mut writer: Option<(usize, Facts<'_>)> = None;
-    let (mut drops, mut traces, mut drop) = (0, 0, None);
+    let (mut drops, mut traces, mut drop, mut clash) = (0, 0, None, false);
     for (number, chain) in chains.iter().enumerate() {
         let mut own = came;
         match chain.pass(&mut own, surroundings, tally) {
             Ok(()) if own.written.is_empty() => {}
-            Ok(()) if writer.is_some() => return unknown,
-            Ok(()) => writer = Some((number, own)),
+            Ok(()) => {
+                clash |= writer.is_some();
+                writer = Some((number, own));
+            }
             Err(stop @ Stop::Drop(_)) => (drops, drop) = (drops + 1, Some((stop, own.counted > 0))),
             Err(punt) => return Err(punt),
         }
         traces += u32::from(own.counted > 0);
     }
     match drop {
+        _ if clash => return unknown,
         // Who comes before the one that drops counts, who comes behind it does not.
         Some((stop, counted)) if traces == u32::from(counted && drops == 1) => return Err(stop),
         Some(_) => return unknown,

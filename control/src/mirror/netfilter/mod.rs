@@ -3,6 +3,7 @@
 //! Tables written by iptables-nft are read with `iptables-nft-save`, because `nft -j` leaves out the arguments of their matches;
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
+mod counts;
 mod kernel;
 pub mod nft;
 mod reader;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
+pub use counts::counts;
 use nft::Ruleset;
 use save::Saved;
 pub use watch::Watch;

@@ -57,7 +57,12 @@ pub struct Reading {
 pub async fn read(known: Option<Reading>) -> Result<Reading, Fault> {
     for _ in 0..ATTEMPTS {
         let (generation, interfaces) = (generation()?, interfaces()?);
-        let known = known.as_ref().filter(|known| known.generation.is_some() && known.generation == generation);
+        let holds = |known: &&Reading| {
+            known.generation.is_some()
+                && known.generation == generation
+                && known.netfilter.nft.names.hold(&interfaces)
+        };
+        let known = known.as_ref().filter(holds);
         let read = match known {
             Some(known) => Ok((known.netfilter.nft.clone(), by_iptables_nft(&known.netfilter))),
             None => nftables(&interfaces).await,

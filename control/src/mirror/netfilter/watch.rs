@@ -57,6 +57,12 @@ impl Watch {
         self.due_after_pause();
     }
 
+    /// What was read says nothing any more.
+    pub fn doubt(&mut self) {
+        self.known = None;
+        self.note();
+    }
+
     /// Whether an event waits for the read that it asks for, or for its end.
     pub fn is_in_doubt(&self) -> bool {
         self.told || self.asked

@@ -3,6 +3,7 @@
 use shunt_policy::PuntReason;
 use shunt_policy::config::{Action, BaseChain, Field, Guard, Hook, Match, Origin, Source, Step, Test, Verdict};
 
+use super::nft::{Direction, Unevaluated};
 use super::{Item, Part, rules};
 use crate::mirror::netfilter::Netfilter;
 
@@ -108,4 +109,30 @@ fn turned(one: &Match) -> Match {
         other => other.clone(),
     };
     Match { not: one.not, test }
+}
+
+/// What stands at the devices, before a packet comes to us or behind, or forwards by itself.
+pub(super) fn unevaluated(left: &Unevaluated, part: &mut Part) {
+    for origin in &left.parts {
+        part.report.push(Item::punted(origin.clone(), PuntReason::Netdev, left.why));
+    }
+    let hook = match left.direction {
+        Direction::In => Hook::Prerouting,
+        Direction::Out => Hook::Forward,
+    };
+    let test = |device: &String| match left.direction {
+        Direction::In => Test::iif(device),
+        Direction::Out => Test::oif(device),
+    };
+    let mut all: Vec<Vec<Match>> =
+        left.devices.iter().map(|device| vec![Match { not: false, test: test(device) }]).collect();
+    if all.is_empty() {
+        all.push(Vec::new());
+    }
+    for family in &left.families {
+        for matches in &all {
+            let (reason, origin) = (PuntReason::Netdev, left.place.clone());
+            part.guards.push(Guard { family: *family, hook, matches: matches.clone(), reason, origin });
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod counters;
 mod guards;
+mod nft;
 mod saved;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use shunt_policy::config::{
 
 use super::{Item, Part, Standing};
 use crate::mirror::netfilter::Netfilter;
-pub use counters::Counters;
+pub use counters::{Counters, RuleKey, Twins, keyed};
 
 /// A base chain of one of the dialects.
 pub(super) struct Lowered {
@@ -26,7 +27,8 @@ pub(super) struct Lowered {
 
 /// The chains that are evaluated; all else becomes guards.
 pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &mut Part) -> Vec<BaseChain> {
-    let mut all: Vec<Lowered> = netfilter.saved.iter().flat_map(saved::chains).collect();
+    let nft::Native { chains: native, unevaluated } = nft::chains(&netfilter.nft);
+    let mut all: Vec<Lowered> = netfilter.saved.iter().flat_map(saved::chains).chain(native).collect();
     // A chain without rules that accepts says nothing, wherever it stands.
     all.retain(|Lowered { chain, .. }| !chain.rules.is_empty() || chain.policy == ChainPolicy::Drop);
     all.sort_by_key(|Lowered { chain, .. }| (chain.family, chain.hook, chain.priority));
@@ -35,6 +37,7 @@ pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &m
         guards::nat(&lowered.chain, part);
     }
     guards::still_translated(netfilter, part);
+    unevaluated.iter().for_each(|left| guards::unevaluated(left, part));
     set_order(&mut all);
     for Lowered { chain, .. } in &mut all {
         counters.assign(chain);

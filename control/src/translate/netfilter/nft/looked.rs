@@ -16,7 +16,7 @@ const ICMPV6: u8 = 58;
 const ETHERNET: u128 = 1;
 
 /// Something that a rule looks at, and how it is written.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Looked {
     /// Packets of this protocol only have it.
     Field { needs: Option<u8>, field: Field, kind: Kind },

@@ -11,7 +11,7 @@ use shunt_policy::config::{
     Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Hook, Match, Mss, MssLimit, Origin, Source, Step,
     Test, TtlChange, UserChain, Value, Verdict,
 };
-use shunt_policy::{Family, Ifindex};
+use shunt_policy::Family;
 
 use super::targets;
 use crate::mirror::netfilter::nft::{self, Effect, Expression, NatKind, Relation, Rule, Ruleset, Statement, TableFamily};
@@ -484,7 +484,8 @@ impl Lowering<'_, '_> {
         let mut key = Key { needs: Vec::new(), parts: Vec::new() };
         let ports_by_key = positive && self.protocol_in_key_has_ports(parts, set);
         for part in parts {
-            let has_ports = std::mem::replace(&mut self.has_ports, self.has_ports || ports_by_key);
+            let has_ports = self.has_ports;
+            self.has_ports |= ports_by_key;
             let (looked, bits) = self.look(part);
             self.has_ports = has_ports;
             match looked {
