@@ -58,9 +58,7 @@ pub async fn read(known: Option<Reading>) -> Result<Reading, Fault> {
     for _ in 0..ATTEMPTS {
         let (generation, interfaces) = (generation()?, interfaces()?);
         let holds = |known: &&Reading| {
-            known.generation.is_some()
-                && known.generation == generation
-                && known.netfilter.nft.names.hold(&interfaces)
+            known.generation.is_some() && known.generation == generation && known.netfilter.nft.names.hold(&interfaces)
         };
         let known = known.as_ref().filter(holds);
         let read = match known {

@@ -24,15 +24,37 @@ pub enum Expression {
     /// `@name`
     Reference(String),
     /// `tcp dport`
-    Payload { protocol: String, field: String },
+    Payload {
+        protocol: String,
+        field: String,
+    },
     /// `@th,16,16`: base, offset and length in bits.
-    Raw { base: String, offset: u64, length: u64 },
+    Raw {
+        base: String,
+        offset: u64,
+        length: u64,
+    },
     Meta(String),
-    Ct { key: String, direction: Option<String> },
-    Fib { result: String, flags: Vec<String> },
-    Rt { key: String, family: Option<String> },
-    TcpOption { name: String, field: Option<String> },
-    Map { key: Box<Expression>, data: Box<Expression> },
+    Ct {
+        key: String,
+        direction: Option<String>,
+    },
+    Fib {
+        result: String,
+        flags: Vec<String>,
+    },
+    Rt {
+        key: String,
+        family: Option<String>,
+    },
+    TcpOption {
+        name: String,
+        field: Option<String>,
+    },
+    Map {
+        key: Box<Expression>,
+        data: Box<Expression>,
+    },
     Binary(Operator, Box<Expression>, Box<Expression>),
     /// In a verdict map.
     Verdict(Verdict),
@@ -91,10 +113,7 @@ impl Expression {
 
     /// Whether all of it is fixed when the rule is written.
     pub(super) fn is_constant(&self) -> bool {
-        matches!(
-            self,
-            Expression::Number(_) | Expression::Symbol(_) | Expression::List(_) | Expression::Presence(_)
-        )
+        matches!(self, Expression::Number(_) | Expression::Symbol(_) | Expression::List(_) | Expression::Presence(_))
     }
 
     /// What of it is looked at first.

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::expression::duration;
 use super::{
-    Base, Chain, Effect, Element, Expression, Flowtable, Hook, NatKind, NotARuleset, Operator, Relation, Rule,
-    Ruleset, Set, Statement, Table, TableFamily, Verdict,
+    Base, Chain, Effect, Element, Expression, Flowtable, Hook, NatKind, NotARuleset, Operator, Relation, Rule, Ruleset,
+    Set, Statement, Table, TableFamily, Verdict,
 };
 
 /// Reads the whole output of `nft --stateless --json list ruleset`.

@@ -6,19 +6,36 @@ use super::expression::{Expression, Operator};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Statement {
-    Match { left: Expression, relation: Relation, right: Expression },
+    Match {
+        left: Expression,
+        relation: Relation,
+        right: Expression,
+    },
     /// One of the rule's own.
     Counter,
-    Set { key: Expression, value: Expression },
+    Set {
+        key: Expression,
+        value: Expression,
+    },
     Verdict(Verdict),
-    VerdictMap { key: Expression, data: Expression },
+    VerdictMap {
+        key: Expression,
+        data: Expression,
+    },
     /// The text behind `reject`.
     Reject(String),
     /// The family is told in inet tables.
-    Nat { kind: NatKind, family: Option<String>, text: String },
+    Nat {
+        kind: NatKind,
+        family: Option<String>,
+        text: String,
+    },
     Notrack,
     /// What is never evaluated: its text, and what that means for a packet that comes to it.
-    Other { effect: Effect, text: String },
+    Other {
+        effect: Effect,
+        text: String,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -83,7 +83,9 @@ fn a_ruleset_cut_anywhere_is_refused() {
 
 #[test]
 fn objects_out_of_nowhere_are_refused() {
-    let ruleset = |object: &str| format!(r#"{{"nftables": [{{"table": {{"family": "ip", "name": "t", "handle": 1}}}}, {object}]}}"#);
+    let ruleset = |object: &str| {
+        format!(r#"{{"nftables": [{{"table": {{"family": "ip", "name": "t", "handle": 1}}}}, {object}]}}"#)
+    };
     let refused = [
         r#"{"rule": {"family": "ip", "table": "t", "chain": "none", "handle": 4, "expr": []}}"#,
         r#"{"chain": {"family": "ip", "table": "none", "name": "c"}}"#,

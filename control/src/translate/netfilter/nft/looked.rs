@@ -42,14 +42,14 @@ impl Lowering<'_, '_> {
     pub(super) fn look(&self, expression: &Expression) -> (Looked, Bits) {
         match expression {
             Expression::Binary(operator, left, right) => {
+                if let Some(zero) = self.never_fragmented(expression) {
+                    return zero;
+                }
                 let (looked, bits) = self.look(left);
                 let kind = match &looked {
                     Looked::Field { kind, .. } | Looked::Constant { kind, .. } => *kind,
                     _ => return (looked, bits),
                 };
-                if let Some(zero) = self.never_fragmented(expression) {
-                    return zero;
-                }
                 match bits.then(*operator, right, kind, self.sets.names) {
                     // Later fields of one kind are not masked as it is written.
                     Some(bits) if kind.mask() == u128::MAX && kind.has_bits() => (looked, bits),

@@ -7,14 +7,16 @@ mod looked;
 mod sets;
 mod value;
 
+use shunt_policy::Family;
 use shunt_policy::config::{
     Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Hook, Match, Mss, MssLimit, Origin, Source, Step,
     Test, TtlChange, UserChain, Value, Verdict,
 };
-use shunt_policy::Family;
 
 use super::targets;
-use crate::mirror::netfilter::nft::{self, Effect, Expression, NatKind, Relation, Rule, Ruleset, Statement, TableFamily};
+use crate::mirror::netfilter::nft::{
+    self, Effect, Expression, NatKind, Relation, Rule, Ruleset, Statement, TableFamily,
+};
 use looked::{Looked, TCP};
 use sets::Sets;
 use value::Kind;
@@ -512,16 +514,16 @@ impl Lowering<'_, '_> {
 
     /// `meta l4proto . th dport`: elements of protocols with ports only, so that it does not matter what `th dport` is in others.
     fn protocol_in_key_has_ports(&mut self, parts: &[Expression], set: &Expression) -> bool {
-        let protocol = parts.iter().position(|part| {
-            matches!(self.look(part), (Looked::Field { field: Field::Protocol, .. }, bits) if bits.is_plain())
-        });
+        let protocol = parts.iter().position(
+            |part| matches!(self.look(part), (Looked::Field { field: Field::Protocol, .. }, bits) if bits.is_plain()),
+        );
         let Some(protocol) = protocol else { return false };
         let names = self.sets.names;
         self.sets.elements(set).is_some_and(|elements| {
             elements.iter().all(|element| match &element.key {
-                Expression::Concat(parts) => parts.get(protocol).is_some_and(|part| {
-                    value::number(part, Kind::Protocol, names).is_some_and(looked::has_ports)
-                }),
+                Expression::Concat(parts) => parts
+                    .get(protocol)
+                    .is_some_and(|part| value::number(part, Kind::Protocol, names).is_some_and(looked::has_ports)),
                 _ => false,
             })
         })
@@ -596,4 +598,3 @@ fn speaks_of_connections(value: &Expression) -> bool {
         _ => false,
     }
 }
-

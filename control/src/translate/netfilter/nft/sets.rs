@@ -248,9 +248,8 @@ fn overlap<T>(elements: &[Element<T>]) -> bool {
     if wide.len() * elements.len() > COMPARED * COMPARED {
         return true;
     }
-    wide.iter().any(|one| {
-        elements.iter().enumerate().any(|(at, other)| at != *one && meet(&elements[*one].key, &other.key))
-    })
+    wide.iter()
+        .any(|one| elements.iter().enumerate().any(|(at, other)| at != *one && meet(&elements[*one].key, &other.key)))
 }
 
 fn all_ranges<T>(elements: &[Element<T>]) -> bool {

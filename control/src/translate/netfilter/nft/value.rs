@@ -55,10 +55,7 @@ impl Kind {
 
     /// Whether numbers of it can be masked.
     pub(super) fn has_bits(self) -> bool {
-        matches!(
-            self,
-            Kind::Address(_) | Kind::Mark | Kind::Protocol | Kind::TcpFlags | Kind::Mac | Kind::Number(_)
-        )
+        matches!(self, Kind::Address(_) | Kind::Mark | Kind::Protocol | Kind::TcpFlags | Kind::Mac | Kind::Number(_))
     }
 
     fn bits(self) -> u32 {
