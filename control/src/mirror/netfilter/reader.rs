@@ -26,8 +26,8 @@ const COMPLAINT: u64 = 64 << 10;
 /// Which tables iptables-legacy has made, from `/proc`: its rules give no event, and without tables there are none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LegacyTables {
-    v4: String,
-    v6: String,
+    pub(super) v4: String,
+    pub(super) v6: String,
 }
 
 impl LegacyTables {
@@ -193,13 +193,16 @@ fn printed(saved: &Saved, table: &str) -> bool {
 }
 
 /// Does what may take a while where it keeps nobody waiting.
-async fn aside<T: Send + 'static>(tool: &'static str, what: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+pub(super) async fn aside<T: Send + 'static>(
+    tool: &'static str,
+    what: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
     let done = tokio::task::spawn_blocking(what).await;
     done.map_err(|error| Fault::Failed { tool, problem: format!("its output cannot be read: {error}") })
 }
 
 /// Runs a tool to its end. What it prints may hold any bytes, in comments.
-async fn run(tool: &'static str, package: &'static str, arguments: &[&str]) -> Result<Vec<u8>, Fault> {
+pub(super) async fn run(tool: &'static str, package: &'static str, arguments: &[&str]) -> Result<Vec<u8>, Fault> {
     let missing = |error: std::io::Error| Fault::Missing { tool, package, problem: error.to_string() };
     let mut command = Command::new(tool);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
