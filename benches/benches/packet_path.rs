@@ -13,8 +13,8 @@ use shunt_dataplane::packet::Packet;
 use shunt_dataplane::sample;
 use shunt_dataplane::xsk::BATCH;
 use shunt_policy::config::{
-    BaseChain, ChainPolicy, ChainRule, Config, Hops, InterfacePattern, Link, MarkMatch, Match, Neighbour, Origin,
-    PortRange, Route, RouteKind, Rule, RuleAction, RuleSelector, Source, Target, Test,
+    Action, BaseChain, ChainPolicy, ChainRule, Config, CounterSlot, Field, Hook, Hops, Link, MarkMatch, Match,
+    Neighbour, Origin, Route, RouteKind, Rule, RuleAction, RuleSelector, Source, Step, Test, Value,
 };
 use shunt_policy::{Family, Generation, Ifindex, Mac, Policy, PortId, Prefix, Priority, Rib, TableId, compile};
 
@@ -48,16 +48,19 @@ fn policy(rules: usize, routes: u32) -> Policy {
         rib.set(MAIL_OUT, prefix, std::slice::from_ref(&onward));
     }
     let chain_rule = |port: u16| ChainRule {
-        matches: vec![
-            Match { not: false, test: Test::In(InterfacePattern("eth1".to_owned())) },
-            Match { not: false, test: Test::Protocol(6) },
-            Match { not: false, test: Test::DestinationPort(vec![PortRange::one(port)]) },
-        ],
-        target: Target::Mark { clear: u32::MAX, flip: 1 },
+        steps: [Test::iif("eth1"), Test::protocol(6), Test::of(Field::DestinationPort, [Value::one(port)])]
+            .map(|test| Step::Match(Match { not: false, test }))
+            .into_iter()
+            .chain([Step::Count, Step::Do(Action::Mark { clear: u32::MAX, flip: 1 })])
+            .collect(),
+        counter: CounterSlot(port.into()),
         origin: Origin::new(Source::IptablesNft, "bench"),
     };
     let chain = BaseChain {
         family: Family::V4,
+        hook: Hook::Prerouting,
+        priority: -150,
+        unordered: false,
         name: "bench".to_owned(),
         rules: (1..rules as u16).map(|number| chain_rule(1000 + number)).chain([chain_rule(25)]).collect(),
         policy: ChainPolicy::Accept,
@@ -70,7 +73,7 @@ fn policy(rules: usize, routes: u32) -> Policy {
         neighbours: Arc::new(vec![neighbour]),
         rules: Arc::new(rules_of_routing.map(rule).to_vec()),
         tables: rib.tables().clone(),
-        mangle: Arc::new(vec![chain]),
+        chains: Arc::new(vec![chain]),
         ..Config::default()
     };
     compile(&config, Generation(1))
@@ -110,7 +113,7 @@ fn packet_path(criterion: &mut Criterion) {
             copy.copy_from_slice(&frame);
             let packet = Packet::parse(&copy).expect("a good frame");
             let egress = policy.decide(&packet.query(LAN)).expect("a way out");
-            packet.rewrite(&mut copy, egress.source(), egress.destination())
+            packet.rewrite(&mut copy, &egress)
         });
     });
     group.finish();

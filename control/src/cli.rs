@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use shunt_policy::Mac;
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/shunt.sock";
@@ -30,6 +31,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// What the running daemon believes the kernel to hold
     Mirror(MirrorArgs),
+    /// Every mirrored rule of netfilter, with its packets and bytes
+    Rules(AskArgs),
     /// Read everything anew, and say what had differed
     Reload(AskArgs),
 }
@@ -122,6 +125,24 @@ pub struct ExplainArgs {
     /// Mark with which the packet arrives, decimal or 0x..
     #[arg(long, value_name = "M", default_value = "0", value_parser = number)]
     pub mark: u32,
+    /// TTL or hop limit with which the packet arrives
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub ttl: u8,
+    /// Length of the IP packet in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 84)]
+    pub length: u32,
+    /// ICMP or ICMPv6 type [default: echo request]
+    #[arg(long, value_name = "N")]
+    pub icmp_type: Option<u8>,
+    /// ICMP or ICMPv6 code
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub icmp_code: u8,
+    /// Flags of a TCP packet, say syn,ack; a SYN comes with an MSS of 1460
+    #[arg(long, value_name = "FLAGS", default_value = "syn", value_parser = tcp_flags)]
+    pub tcp_flags: u8,
+    /// Source address of the frame
+    #[arg(long, value_name = "MAC", default_value = "00:00:00:00:00:00", value_parser = mac)]
+    pub mac: Mac,
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -140,6 +161,23 @@ fn protocol(text: &str) -> Result<u8, String> {
             .parse()
             .map_err(|_| "expected tcp, udp, icmp, icmpv6, gre, esp, sctp, udplite or a number".to_owned())?,
     })
+}
+
+/// The flags in the order of their bits.
+const TCP_FLAGS: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+
+fn tcp_flags(text: &str) -> Result<u8, String> {
+    let flag = |name: &str| {
+        let bit = TCP_FLAGS.iter().position(|flag| flag.eq_ignore_ascii_case(name));
+        bit.map(|bit| 1 << bit).ok_or_else(|| format!("expected some of {}", TCP_FLAGS.join(",")))
+    };
+    text.split(',').filter(|name| !matches!(*name, "" | "none")).try_fold(0, |flags, name| Ok(flags | flag(name)?))
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    let mac = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+    mac.map(Mac).ok_or_else(|| "expected an address like 02:00:00:00:00:01".to_owned())
 }
 
 fn number(text: &str) -> Result<u32, String> {

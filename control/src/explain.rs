@@ -7,12 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shunt_policy::config::Config;
 use shunt_policy::reference::{self, Step};
-use shunt_policy::{Family, Mark, Policy, Query, Transport};
+use shunt_policy::{Family, Mac, Mark, Policy, Query, Transport};
 
 use crate::cli::ExplainArgs;
 use crate::mirror::TableNames;
 use crate::mirror::oracle::Oracle;
 use crate::verify;
+
+const TCP: u8 = 6;
+/// A flag of a TCP packet.
+const SYN: u8 = 0x02;
 
 /// The packet of which the operator asks.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -25,11 +29,18 @@ pub struct Packet {
     pub dport: u16,
     pub tos: u8,
     pub mark: u32,
+    pub ttl: u8,
+    pub length: u32,
+    pub icmp: (u8, u8),
+    pub tcp_flags: u8,
+    pub mac: [u8; 6],
 }
 
 impl From<&ExplainArgs> for Packet {
     fn from(args: &ExplainArgs) -> Self {
-        let ExplainArgs { iif, src, dst, proto, sport, dport, tos, mark, ask: _ } = args;
+        let ExplainArgs { iif, src, dst, proto, sport, dport, tos, mark, ttl, length, .. } = args;
+        let ExplainArgs { icmp_type, icmp_code, tcp_flags, mac, .. } = args;
+        let echo = if *proto == 58 { 128 } else { 8 };
         Packet {
             iif: iif.clone(),
             src: *src,
@@ -39,6 +50,11 @@ impl From<&ExplainArgs> for Packet {
             dport: *dport,
             tos: *tos,
             mark: *mark,
+            ttl: *ttl,
+            length: *length,
+            icmp: (icmp_type.unwrap_or(echo), *icmp_code),
+            tcp_flags: if *proto == TCP { *tcp_flags } else { 0 },
+            mac: mac.0,
         }
     }
 }
@@ -57,6 +73,14 @@ impl Packet {
             dport,
             tos: query.tos,
             mark: query.mark.0,
+            ttl: query.ttl,
+            length: query.length,
+            icmp: match query.transport {
+                Transport::Icmp { kind, code } => (kind, code),
+                _ => (0, 0),
+            },
+            tcp_flags: query.tcp_flags,
+            mac: query.source_mac.0,
         }
     }
 
@@ -72,9 +96,7 @@ impl Packet {
         let transport = match self.proto {
             // TCP, UDP, DCCP, SCTP, UDP-Lite
             6 | 17 | 33 | 132 | 136 => Transport::Ports { source: self.sport, destination: self.dport },
-            // Echo request.
-            1 => Transport::Icmp { kind: 8, code: 0 },
-            58 => Transport::Icmp { kind: 128, code: 0 },
+            1 | 58 => Transport::Icmp { kind: self.icmp.0, code: self.icmp.1 },
             _ => Transport::Other,
         };
         Ok(Query {
@@ -86,14 +108,19 @@ impl Packet {
             tos: self.tos,
             flow_label: 0,
             mark: Mark(self.mark),
-            length: 84,
+            length: self.length,
+            ttl: self.ttl,
+            tcp_flags: self.tcp_flags,
+            // As Linux sends it.
+            mss: (self.tcp_flags & SYN != 0).then_some(1460),
+            source_mac: Mac(self.mac),
         })
     }
 }
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Packet { iif, src, dst, proto, sport, dport, tos, mark } = self;
+        let Packet { iif, src, dst, proto, sport, dport, tos, mark, .. } = self;
         write!(f, "iif {iif} {src} -> {dst} proto {proto} sport {sport} dport {dport} tos {tos:#04x} mark {mark:#x}")
     }
 }

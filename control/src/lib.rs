@@ -7,6 +7,7 @@ pub mod holdings;
 pub mod keepalive;
 pub mod mirror;
 pub mod ports;
+pub mod rules;
 pub mod settings;
 pub mod socket;
 pub mod status;

@@ -158,7 +158,7 @@ pub fn worth_taking(config: &Config, ifindex: Ifindex) -> Result<(), String> {
             (true, Some(guard)) => {
                 let hook = match guard.hook {
                     Hook::Prerouting => "every packet",
-                    Hook::Forward => "every forwarded packet",
+                    Hook::Forward | Hook::Postrouting => "every forwarded packet",
                 };
                 reasons
                     .push(format!("{family}: {hook} is the kernel's ({}), because of {}", guard.reason, guard.origin));

@@ -28,6 +28,7 @@ pub enum Question {
     Check,
     Explain(Packet),
     Mirror(Excerpt),
+    Rules,
     Reload,
 }
 

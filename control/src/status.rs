@@ -48,7 +48,7 @@ pub fn json(report: &Report<'_>) -> Value {
             "rules": summary.rules,
             "tables": summary.tables,
             "routes": summary.routes,
-            "mangle_rules": summary.mangle_rules,
+            "filter_rules": summary.filter_rules,
             "guards": summary.guards,
         },
         "counters": counters(&report.counters),
@@ -150,12 +150,12 @@ pub fn text(status: &Value) -> String {
     }
     let policy = &status["policy"];
     lines.push(format!(
-        "policy    generation {}: {} rules, {} tables, {} routes, {} mangle rules, {} guards",
+        "policy    generation {}: {} rules, {} tables, {} routes, {} netfilter rules, {} guards",
         policy["generation"],
         policy["rules"],
         policy["tables"],
         policy["routes"],
-        policy["mangle_rules"],
+        policy["filter_rules"],
         policy["guards"]
     ));
     let mirror = &status["mirror"];

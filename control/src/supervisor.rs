@@ -19,8 +19,10 @@ use crate::capabilities;
 use crate::explain;
 use crate::holdings::Holdings;
 use crate::keepalive::Keepalive;
+use crate::mirror::netfilter;
 use crate::mirror::{Changes, Mirror, MirrorError, Part};
 use crate::ports::{self, Left, Selection, SelectionError};
+use crate::rules::{self, WorkerCounts};
 use crate::settings::Settings;
 use crate::socket::{Answer, Asked, Question, Server, SocketError};
 use crate::status;
@@ -117,6 +119,7 @@ struct Supervisor {
     verifier: Verifier,
     keepalive: Keepalive,
     reloads: Reloads,
+    rule_counts: WorkerCounts,
 }
 
 /// Operators who wait until everything is read anew.
@@ -146,6 +149,7 @@ impl Supervisor {
             verifier: Verifier::open().map_err(RunError::Oracle)?,
             keepalive: Keepalive::open().map_err(RunError::Keepalive)?,
             reloads: Reloads::default(),
+            rule_counts: WorkerCounts::default(),
         };
         supervisor.open(mirror)?;
         Ok(supervisor)
@@ -197,6 +201,7 @@ impl Supervisor {
         self.translation.update(mirror.view(), &self.selection.numbers(), changes);
         let next = Generation(self.policy.generation().0 + 1);
         self.policy = Arc::new(recompile(&self.translation.config, next, &self.policy));
+        self.rule_counts.published(&mut self.translation, next);
     }
 
     /// Follows what has been told by now: whoever changes something and asks then is answered by what he changed.
@@ -251,6 +256,7 @@ impl Supervisor {
     fn tick(&mut self, mirror: &mut Mirror) {
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.collect();
+            self.rule_counts.settle(&mut self.translation, Some(dataplane));
             if self.keepalive.is_due() {
                 mirror.hear_pending();
                 self.keepalive.refresh(&dataplane.used_neighbours(), mirror.neighbours());
@@ -302,6 +308,14 @@ impl Supervisor {
                     let _ = asked.reply.send(holdings.print(&excerpt).map_or_else(Answer::Error, Answer::Text));
                 });
             }
+            Question::Rules => {
+                let list = rules::listed(&self.translation, &self.rule_counts, self.dataplane.as_ref());
+                tokio::spawn(async move {
+                    let counts = netfilter::counts().await;
+                    let answer = counts.map(|kernel| rules::json(&list, &kernel)).map_err(|fault| fault.to_string());
+                    let _ = asked.reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
+                });
+            }
             _ => return Some(asked),
         }
         None
@@ -335,7 +349,7 @@ impl Supervisor {
                 explain::explain(packet, &self.policy, &mirror.view().table_names, self.verifier.oracle())
             }
             // Those that `take` keeps.
-            Question::Mirror(_) | Question::Reload => Ok(Value::Null),
+            Question::Mirror(_) | Question::Reload | Question::Rules => Ok(Value::Null),
         }
     }
 
@@ -378,6 +392,7 @@ impl Supervisor {
     fn close(&mut self) {
         let Some(dataplane) = self.dataplane.take() else { return };
         add(&mut self.earlier, &dataplane.counters());
+        self.rule_counts.keep(&mut self.translation, &dataplane);
         let report = dataplane.stop();
         if report.lost != 0 {
             eprintln!("{} frames were lost on the way out: this is a defect of shunt, please report it", report.lost);

@@ -41,7 +41,9 @@ pub struct Checked {
 /// Asks the kernel for a packet that `policy` decided on.
 pub fn check(policy: &Policy, query: &Query, outcome: Result<Egress, Stop>, oracle: &mut Oracle) -> Checked {
     let Ok(routing) = policy.routing(query) else { return Checked { kernel: Err(Unasked::Ended), same: None } };
-    let kernel = oracle.ask(query, routing.mark);
+    // As PREROUTING left it.
+    let query = &routing.query;
+    let kernel = oracle.ask(query, query.mark);
     let alike = oracle.chooses_alike(query, &routing, &policy.config().spreading);
     let expected = Expected::of(query, outcome, &routing, alike);
     // Who turns back may be told of another way, or be a martian (fib_validate_source): the kernel sees to both.
@@ -77,23 +79,26 @@ impl<'a> Expected<'a> {
     /// chooses the same leg as for a real packet.
     fn of(query: &Query, outcome: Result<Egress, Stop>, routing: &'a Routing, alike: bool) -> Option<Self> {
         use DropReason::{BlackholeRoute, BlackholeRule};
+        use DropReason::{ForwardDrop, PostroutingDrop};
         use PuntReason::{
-            EgressNotTaken, EgressQdisc, ForwardFilter, ForwardingOff, Local, MultipathInner, Neighbour, NoRoute,
-            Oversize, Postrouting, ProhibitRoute, ProhibitRule, Redirect, ReversePath, SourceLocal, UnreachableRoute,
-            UnreachableRule,
+            EgressNotTaken, EgressQdisc, ForwardingOff, Local, MultipathInner, Neighbour, NoRoute, OpaqueForward,
+            OpaquePostrouting, Oversize, ProhibitRoute, ProhibitRule, Redirect, ReversePath, SourceLocal,
+            UnreachableRoute, UnreachableRule,
         };
         let spread = routing.legs.len() > 1 && !alike;
         let reason = match outcome {
             Ok(_) if spread => return Some(Expected::Onward(&routing.legs)),
             Ok(egress) => return Some(Expected::By(next_hop(egress, routing))),
             Err(Stop::Drop(BlackholeRule | BlackholeRoute)) => return Some(Expected::Refused(&[libc::EINVAL])),
+            // Behind the route.
+            Err(Stop::Drop(ForwardDrop | PostroutingDrop)) => OpaqueForward,
             Err(Stop::Drop(_)) => return None,
             Err(Stop::Punt(reason)) => reason,
         };
         match reason {
             // Behind the route.
             MultipathInner if !routing.legs.is_empty() => Some(Expected::Onward(&routing.legs)),
-            Redirect | Oversize | Neighbour | EgressNotTaken | EgressQdisc | ForwardFilter | Postrouting => {
+            Redirect | Oversize | Neighbour | EgressNotTaken | EgressQdisc | OpaqueForward | OpaquePostrouting => {
                 if spread {
                     Some(Expected::Onward(&routing.legs))
                 } else {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shunt_policy::{DropReason, Generation, PassReason, PuntReason, Stop};
 
 use crate::marks::Marks;
+use crate::rules::RuleCounters;
 use crate::status::WorkerStatus;
 
 /// One worker's counters. Written by that worker alone, read by the control side; each number is right by itself, but
@@ -24,6 +25,8 @@ pub struct WorkerCounters {
     pub(crate) free: Gauge,
     /// Frames in the rings of the worker's queues, at the end of its last round.
     pub(crate) held: Gauge,
+    /// Of netfilter rules.
+    pub(crate) rules: RuleCounters,
     /// The neighbours it sends to. The one thing here that the control side writes, too.
     pub(crate) neighbours: Marks,
 }

@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::utils::CachePadded;
+use shunt_policy::config::CounterSlot;
 use shunt_policy::{Generation, Ifindex, Mac, Policy, PortId};
 
 use crate::counters::{Counters, WorkerCounters};
 use crate::error::OpenError;
 use crate::marks::UsedNeighbours;
 use crate::port::Port;
+use crate::rules::RuleCount;
 use crate::sample::{Sample, Samples};
 use crate::snapshot::Publisher;
 use crate::status::{PortStatus, StopReport, WorkerStatus};
@@ -135,6 +137,7 @@ impl Dataplane {
 
     /// Gives the workers a newer policy. Does not wait; the newest wins.
     pub fn publish(&mut self, policy: Arc<Policy>) {
+        self.counters.iter().for_each(|counters| counters.rules.reserve(policy.counter_slots()));
         self.publisher.publish(policy);
         // A sleeper adopts as well: `adopted` follows, and the old policy comes back.
         self.doorbells.iter().for_each(|doorbell| doorbell.ring());
@@ -202,6 +205,15 @@ impl Dataplane {
     /// The neighbours that packets were sent to since the last call.
     pub fn used_neighbours(&self) -> UsedNeighbours {
         UsedNeighbours::take(self.counters.iter().map(|counters| &counters.neighbours))
+    }
+
+    /// What the rule with this counter has counted since the start.
+    pub fn rule_count(&self, slot: CounterSlot) -> RuleCount {
+        let counts = self.counters.iter().map(|counters| counters.rules.value(slot));
+        counts.fold(RuleCount::default(), |sum, count| RuleCount {
+            packets: sum.packets + count.packets,
+            bytes: sum.bytes + count.bytes,
+        })
     }
 
     /// Everything that was counted since the start.

@@ -8,7 +8,6 @@ use std::ops::Deref;
 use rtrb::{Consumer, Producer, RingBuffer};
 use shunt_policy::{Egress, Generation, Ifindex, Policy, Query, Stop};
 
-use crate::forward::forward;
 use crate::packet::Packet;
 
 /// Decisions of one worker that wait to be taken.
@@ -55,8 +54,8 @@ impl Sampler {
         let Some(frame) = burst.get(self.turn % burst.len().max(1)) else { return };
         // Of what cannot be read there is nothing to ask the kernel.
         let Ok(packet) = Packet::parse(frame) else { return };
-        let outcome = forward(frame, iif, policy).map(|onward| onward.egress);
-        let sample = Sample { query: packet.query(iif), outcome, generation: policy.generation() };
+        let query = packet.query(iif);
+        let sample = Sample { query, outcome: policy.decide(&query), generation: policy.generation() };
         // There is room: only this worker fills the ring.
         let _ = self.ring.push(sample);
     }

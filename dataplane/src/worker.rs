@@ -12,8 +12,10 @@ use shunt_policy::{DropReason, Ifindex, PortId, PuntReason, Stop};
 
 use crate::counters::WorkerCounters;
 use crate::forward::forward;
+use crate::packet::Packet;
 use crate::port::Port;
 use crate::punt::Punt;
+use crate::rules::Hits;
 use crate::sample::Sampler;
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
@@ -51,6 +53,8 @@ pub struct Worker<P, K> {
     samples: Sampler,
     /// Received and not yet dealt with; kept for its memory.
     batch: Vec<Frame>,
+    /// The rules that the packet at hand has hit; kept for its memory.
+    hits: Hits,
     /// Frames that still waited to be sent after the last flush.
     waiting: usize,
 }
@@ -72,7 +76,19 @@ impl<P: Port, K: Punt> Worker<P, K> {
         let Parts { policy, queues, ways, exchange, pool, punt, counters, samples } = parts;
         counters.adopted(policy.generation());
         let batch = Vec::with_capacity(BATCH);
-        Worker { policy, queues, ways, exchange, pool, punt, counters, samples, batch, waiting: 0 }
+        Worker {
+            policy,
+            queues,
+            ways,
+            exchange,
+            pool,
+            punt,
+            counters,
+            samples,
+            batch,
+            hits: Hits::default(),
+            waiting: 0,
+        }
     }
 
     /// One turn over all queues and inboxes. Returns how many frames were dealt with; 0 means there was nothing to do.
@@ -111,16 +127,34 @@ impl<P: Port, K: Punt> Worker<P, K> {
     }
 
     fn dispatch(&mut self, mut frame: Frame, ingress: PortId, iif: Ifindex) {
-        match forward(&frame, iif, self.policy.current()) {
+        let packet = match Packet::parse(&frame) {
+            Ok(packet) => packet,
+            Err(stop) => return self.stop(frame, ingress, stop),
+        };
+        self.hits.clear();
+        match forward(&packet, iif, self.policy.current(), &mut self.hits) {
             Ok(onward) => match self.way(onward.egress.port()) {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
                 way => {
+                    self.count_rules(&packet, iif);
                     onward.rewrite(&mut frame);
                     self.counters.neighbours.set(onward.egress.neighbour());
                     self.send(frame, onward.egress.port(), way);
                 }
             },
-            Err(stop) => self.stop(frame, ingress, stop),
+            Err(stop) => {
+                if matches!(stop, Stop::Drop(_)) {
+                    self.count_rules(&packet, iif);
+                }
+                self.stop(frame, ingress, stop);
+            }
+        }
+    }
+
+    /// The kernel counts what it is given; of the rest it knows nothing.
+    fn count_rules(&self, packet: &Packet, iif: Ifindex) {
+        if self.hits.any() {
+            self.counters.rules.settle(&self.hits, packet, iif, self.policy.current());
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::classify::{CompiledGuard, Mangle};
 use crate::config::{Config, Hook, Link, RpFilter, Transmit};
+use crate::filter::{Chains, CompiledGuard, Compiler};
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
 use crate::outcome::PuntReason;
 use crate::routes::{CompiledSets, Neighbours};
@@ -31,7 +31,8 @@ pub struct Summary {
     pub tables: usize,
     /// Prefixes that have routes.
     pub routes: usize,
-    pub mangle_rules: usize,
+    /// Rules of netfilter that are evaluated.
+    pub filter_rules: usize,
     pub guards: usize,
 }
 
@@ -39,7 +40,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub(crate) struct FamilyPolicy {
     pub(crate) before: Arc<Vec<CompiledGuard>>,
-    pub(crate) mangle: Arc<Mangle>,
+    pub(crate) chains: Arc<Chains>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) sets: CompiledSets,
     pub(crate) after: Arc<Vec<CompiledGuard>>,
@@ -97,7 +98,7 @@ struct Same {
     spreading: bool,
     /// The numbers of the tables.
     tables: [bool; 2],
-    mangle: bool,
+    chains: bool,
     guards: bool,
 }
 
@@ -112,7 +113,7 @@ impl Same {
             nexthops: Arc::ptr_eq(&config.nexthops, &old.nexthops),
             spreading: config.spreading == old.spreading,
             tables: [tables(Family::V4), tables(Family::V6)],
-            mangle: Arc::ptr_eq(&config.mangle, &old.mangle),
+            chains: Arc::ptr_eq(&config.chains, &old.chains),
             guards: Arc::ptr_eq(&config.guards, &old.guards),
         }
     }
@@ -136,15 +137,20 @@ impl Policy {
         &self.config
     }
 
+    /// So many counters the rules need: all their slots have lower numbers.
+    pub fn counter_slots(&self) -> usize {
+        self.v4.chains.slots().max(self.v6.chains.slots())
+    }
+
     pub fn summary(&self) -> Summary {
-        let Config { rules, tables, mangle, guards, .. } = &self.config;
-        let mangle_rules =
-            mangle.iter().map(|chain| chain.rules.iter().chain(chain.user.iter().flat_map(|u| &u.rules)));
+        let Config { rules, tables, chains, guards, .. } = &self.config;
+        let filter_rules =
+            chains.iter().map(|chain| chain.rules.iter().chain(chain.user.iter().flat_map(|u| &u.rules)));
         Summary {
             rules: rules.len(),
             tables: Family::BOTH.iter().map(|family| tables.sizes(*family).count()).sum(),
             routes: tables.len(),
-            mangle_rules: mangle_rules.map(Iterator::count).sum(),
+            filter_rules: filter_rules.map(Iterator::count).sum(),
             guards: guards.len(),
         }
     }
@@ -167,7 +173,8 @@ impl FamilyPolicy {
     ) -> Self {
         let guards = |hook: Hook| {
             let of_hook = config.guards.iter().filter(move |guard| guard.family == family && guard.hook == hook);
-            of_hook.map(|guard| CompiledGuard::compile(guard, &config.links)).collect()
+            let mut compiler = Compiler::new(&config.links);
+            of_hook.map(|guard| CompiledGuard::compile(guard, &mut compiler)).collect()
         };
         let same_guards = same.guards && same.links;
         let tables = config.tables.family(family);
@@ -175,11 +182,11 @@ impl FamilyPolicy {
         let sets_before = before.map(|policy| &policy.sets).filter(|_| same_ways);
         FamilyPolicy {
             before: reuse(same_guards, before, |policy| &policy.before, || guards(Hook::Prerouting)),
-            mangle: reuse(
-                same.mangle && same.links,
+            chains: reuse(
+                same.chains && same.links,
                 before,
-                |policy| &policy.mangle,
-                || Mangle::compile(config.mangle.iter().filter(|chain| chain.family == family), &config.links),
+                |policy| &policy.chains,
+                || Chains::compile(family, &config.chains, &config.links),
             ),
             rules: reuse(
                 same.rules && same.links && same.tables[family as usize],

@@ -1,9 +1,12 @@
 //! One packet through a [`Policy`].
 
-use crate::classify::Facts;
-use crate::compile::{FamilyPolicy, LinkFacts, Policy};
-use crate::config::RpFilter;
-use crate::names::{Family, Ifindex};
+use std::net::IpAddr;
+
+use crate::compile::{FamilyPolicy, LOOPBACK, LinkFacts, Policy};
+use crate::config::{Hook, RpFilter};
+use crate::fib;
+use crate::filter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
+use crate::names::{Family, Ifindex, Mark};
 use crate::outcome::{Egress, PuntReason, Stop};
 use crate::query::{Query, Transport};
 use crate::rules::{Answer, Ground};
@@ -11,18 +14,24 @@ use crate::rules::{Answer, Ground};
 impl Policy {
     /// Where the packet goes, or why it does not go by our hands. Reads only; no allocation.
     pub fn decide(&self, query: &Query) -> Result<Egress, Stop> {
+        self.decide_counting(query, &mut Uncounted)
+    }
+
+    /// The same, and tells of each netfilter rule that counts the packet. Of a packet that is punted the kernel counts, so what was
+    /// told of one is to be forgotten.
+    pub fn decide_counting(&self, query: &Query, tally: &mut impl Tally) -> Result<Egress, Stop> {
         let Some(ingress) = self.links.facts.get(&query.iif) else {
             return Err(Stop::Punt(PuntReason::UnknownIngress));
         };
         let family = self.family(query.family());
-        let facts = Facts::of(query);
-        family.before.iter().try_for_each(|guard| guard.admit(&facts))?;
-        let mark = family.mangle.classify(&facts)?;
+        let mut facts = Facts::of(query, &self.links);
+        self.admit(&family.before, Hook::Prerouting, &facts)?;
+        family.chains.pass(Hook::Prerouting, &mut facts, self, tally)?;
         if !ingress.forwards(query.family()) {
             return Err(Stop::Punt(PuntReason::ForwardingOff));
         }
 
-        let query = &Query { mark, ..*query };
+        let query = &{ facts.query };
         let ground = self.ground(query.family());
         let way = match ground.walk(query, facts.destination) {
             Answer::Onward(way) => way,
@@ -33,6 +42,9 @@ impl Policy {
             self.validate_source(query, &facts, &ground, ingress, hop.oif)?;
         }
 
+        if query.ttl <= 1 {
+            return Err(Stop::Punt(PuntReason::TtlExpired));
+        }
         if hop.oif == query.iif {
             return Err(Stop::Punt(PuntReason::Redirect));
         }
@@ -40,11 +52,17 @@ impl Policy {
         if hop.via.is_some() && egress.is_redirected(query.family()) {
             return Err(Stop::Punt(PuntReason::Redirected));
         }
-        if query.length > egress.mtu(query.family()).min(family.sets.way(way).mtu.unwrap_or(u32::MAX)) {
+        let (link_mtu, route_mtu) = (egress.mtu(query.family()), family.sets.way(way).mtu);
+        if query.length > link_mtu.min(route_mtu.unwrap_or(u32::MAX)) {
             return Err(Stop::Punt(PuntReason::Oversize));
         }
-        let facts = Facts { query, oif: Some(hop.oif), ..facts };
-        family.after.iter().try_for_each(|guard| guard.admit(&facts))?;
+
+        // From here on as ip_forward hands it to the hook: with the egress, and a TTL that is one less.
+        (facts.oif, facts.mtu) = (Some(hop.oif), route_mtu.unwrap_or(link_mtu));
+        facts.query.ttl -= 1;
+        self.admit(&family.after, Hook::Forward, &facts)?;
+        family.chains.pass(Hook::Forward, &mut facts, self, tally)?;
+        family.chains.pass(Hook::Postrouting, &mut facts, self, tally)?;
 
         let (port, source) = egress.egress.map_err(Stop::Punt)?;
         let destination = match hop.via {
@@ -52,7 +70,32 @@ impl Policy {
             None => self.neighbours.known(hop.oif, query.destination),
         };
         let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
-        Ok(Egress { port, oif: hop.oif, source, destination, mark, neighbour })
+        let Query { tos, ttl, mss, .. } = facts.query;
+        Ok(Egress { port, oif: hop.oif, source, destination, mark: query.mark, tos, ttl, mss, neighbour })
+    }
+
+    fn admit(&self, guards: &[CompiledGuard], hook: Hook, facts: &Facts<'_>) -> Result<(), Stop> {
+        let surroundings = Surroundings { policy: self, family: facts.query.family(), hook };
+        guards.iter().try_for_each(|guard| guard.admit(facts, surroundings))
+    }
+
+    /// Largest packet that the route back to the source takes, in bytes: that of a look-up for the address alone, as for a packet of
+    /// the machine's own (`tcpmss_reverse_mtu`). Where there is none, there is no limit.
+    pub(crate) fn mtu_back(&self, query: &Query) -> Result<u32, Stop> {
+        let family = query.family();
+        let query = query.to_sender();
+        let ground = self.ground(family);
+        let way = match ground.walk(&query, fib::aligned_address(query.destination)) {
+            Answer::Onward(way) => way,
+            Answer::Failed(_) => return Ok(u32::MAX),
+            // By the loopback interface, or unknown.
+            Answer::Own(stop, _) | Answer::Unclear(stop) => return Err(stop),
+        };
+        if let Some(mtu) = ground.sets.way(way).mtu {
+            return Ok(mtu);
+        }
+        let oif = ground.leg(way, &query)?.oif;
+        Ok(self.links.facts.get(&oif).map_or(u32::MAX, |link| link.mtu(family)))
     }
 
     pub(crate) fn ground(&self, family: Family) -> Ground<'_> {
@@ -103,6 +146,25 @@ impl Policy {
 }
 
 impl Query {
+    /// A look-up of the machine's own for the way to the source, of which nothing is known but the address.
+    pub(crate) fn to_sender(self) -> Query {
+        let nowhere = match self.family() {
+            Family::V4 => IpAddr::from([0; 4]),
+            Family::V6 => IpAddr::from([0; 16]),
+        };
+        Query {
+            iif: LOOPBACK,
+            source: nowhere,
+            destination: self.source,
+            protocol: 0,
+            transport: Transport::Other,
+            tos: 0,
+            flow_label: 0,
+            mark: Mark(0),
+            ..self
+        }
+    }
+
     /// The look-up for the way back (`__fib_validate_source`): addresses and ports exchanged, as if it had come in where the
     /// packet goes out, the mark only if `src_valid_mark` asks for it.
     fn reversed(&self, oif: Ifindex, keep_mark: bool) -> Query {

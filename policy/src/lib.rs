@@ -6,11 +6,11 @@
 //! `shunt explain`.
 #![forbid(unsafe_code)]
 
-mod classify;
 pub mod compile;
 pub mod config;
 mod decide;
 pub mod fib;
+mod filter;
 mod multipath;
 pub mod names;
 mod neighbour;
@@ -24,6 +24,7 @@ mod slots;
 pub mod tables;
 
 pub use compile::{Policy, compile, recompile};
+pub use filter::{Tally, Uncounted};
 pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
 pub use neighbour::NeighbourSlot;
 pub use outcome::{DropReason, Egress, PassReason, PuntReason, Stop};

@@ -13,6 +13,9 @@ pub struct Egress {
     pub(crate) source: Mac,
     pub(crate) destination: Mac,
     pub(crate) mark: Mark,
+    pub(crate) tos: u8,
+    pub(crate) ttl: u8,
+    pub(crate) mss: Option<u16>,
     pub(crate) neighbour: NeighbourSlot,
 }
 
@@ -35,9 +38,24 @@ impl Egress {
         self.destination
     }
 
-    /// The mark after PREROUTING.
+    /// The mark by which the packet was routed, that of PREROUTING.
     pub fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// The TOS or traffic class byte with which the packet leaves.
+    pub fn tos(&self) -> u8 {
+        self.tos
+    }
+
+    /// The TTL or hop limit with which it leaves.
+    pub fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
+    /// The MSS with which it leaves, if it is a TCP packet with that option.
+    pub fn mss(&self) -> Option<u16> {
+        self.mss
     }
 
     /// Where to note that the next hop is in use.
@@ -105,7 +123,9 @@ reasons! {
     DropReason {
         Truncated = "truncated", "the frame is shorter than its own headers say";
         BadHeader = "bad_header", "IP version, header length or header checksum is wrong";
-        MangleDrop = "mangle_drop", "a PREROUTING rule or chain policy says DROP";
+        PreroutingDrop = "prerouting_drop", "a PREROUTING rule or chain policy says DROP";
+        ForwardDrop = "forward_drop", "a FORWARD rule or chain policy says DROP";
+        PostroutingDrop = "postrouting_drop", "a POSTROUTING rule or chain policy says DROP";
         BlackholeRule = "blackhole_rule", "an ip rule says blackhole";
         BlackholeRoute = "blackhole_route", "the route is a blackhole";
         TransmitFull = "transmit_full", "the egress queue is full";
@@ -121,7 +141,7 @@ reasons! {
         LinkLocal = "link_local", "an IPv6 link-local source or destination";
         Fragment = "fragment", "a fragment: the kernel reassembles where it must";
         Options = "options", "IPv4 options or IPv6 extension headers";
-        TransportCut = "transport_cut", "too short for its TCP, UDP or ICMP header";
+        TransportCut = "transport_cut", "too short for its TCP, UDP or ICMP header, or a malformed MSS option";
         TtlExpired = "ttl_expired", "TTL or hop limit is used up: the kernel answers";
         Oversize = "oversize", "larger than the egress allows: the kernel fragments or answers";
         Local = "local", "addressed to this machine";
@@ -143,12 +163,15 @@ reasons! {
         EgressQdisc = "egress_qdisc", "the egress has a qdisc or filter of the operator's";
         OpaqueRule = "opaque_rule", "an ip rule that we do not mirror could match";
         OpaqueRoute = "opaque_route", "the route is of a kind that we do not mirror";
-        OpaqueMangle = "opaque_mangle", "a PREROUTING rule that we do not mirror could match";
-        Raw = "raw", "a raw table rule could match";
-        ForwardFilter = "forward_filter", "a FORWARD rule or chain policy could match";
-        Postrouting = "postrouting", "a mangle POSTROUTING rule could match";
+        OpaquePrerouting = "opaque_prerouting", "a PREROUTING rule that we do not mirror could match";
+        OpaqueForward = "opaque_forward", "a FORWARD rule that we do not mirror could match";
+        OpaquePostrouting = "opaque_postrouting", "a POSTROUTING rule that we do not mirror could match";
+        Reject = "reject", "a rule says REJECT: the kernel answers";
+        MssOption = "mss_option", "TCPMSS would add an option to the packet";
+        ChainOrder = "chain_order", "chains of one priority disagree, and which one the kernel asks first cannot be seen";
+        Conntrack = "conntrack", "a rule looks at connections, and the packet may belong to one that it could match";
         Nat = "nat", "a nat rule could match or has matched the connection";
-        Nftables = "nftables", "a chain of a native nftables table could match";
+        Netdev = "netdev", "a chain on the interface itself or a flowtable could match";
         Xfrm = "xfrm", "an IPsec policy could match";
         Stale = "stale", "the mirror of the kernel's rules is older than its bound";
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::names::{Family, Ifindex, Mark};
+use crate::names::{Family, Ifindex, Mac, Mark};
 
 /// One packet, as PREROUTING sees it. Source and destination are of one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +21,14 @@ pub struct Query {
     pub mark: Mark,
     /// Length of the IP packet in bytes, headers included.
     pub length: u32,
+    /// TTL or hop limit with which the packet arrives.
+    pub ttl: u8,
+    /// The byte of the TCP header with FIN (0x01) to CWR (0x80); 0 for all other protocols.
+    pub tcp_flags: u8,
+    /// Value of the MSS option of a TCP packet, in bytes.
+    pub mss: Option<u16>,
+    /// Source address of the frame.
+    pub source_mac: Mac,
 }
 
 impl Query {

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::classify::Facts;
 use crate::compile::Policy;
-use crate::names::{Ifindex, Mark};
+use crate::config::Hook;
+use crate::filter::{Facts, Uncounted};
+use crate::names::Ifindex;
 use crate::outcome::Stop;
 use crate::query::Query;
 use crate::rules::Answer;
@@ -12,8 +13,8 @@ use crate::rules::Answer;
 /// Where rules and tables lead a packet, whatever comes of it behind them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Routing {
-    /// The mark behind PREROUTING, by which the rules were asked.
-    pub mark: Mark,
+    /// The packet as PREROUTING left it: that is what the rules were asked about.
+    pub query: Query,
     /// A rule looks at protocol or ports, so the kernel dissects a packet before it asks the rules.
     pub dissected: bool,
     /// All legs of the route, in its order; none if it leads to no next hop.
@@ -38,10 +39,11 @@ impl Policy {
     /// What ended the packet in PREROUTING.
     pub fn routing(&self, query: &Query) -> Result<Routing, Stop> {
         let family = self.family(query.family());
-        let facts = Facts::of(query);
-        let query = &Query { mark: family.mangle.classify(&facts)?, ..*query };
+        let mut facts = Facts::of(query, &self.links);
+        family.chains.pass(Hook::Prerouting, &mut facts, self, &mut Uncounted)?;
+        let query = &facts.query;
         let ground = self.ground(query.family());
-        let mut routing = Routing { mark: query.mark, dissected: family.rules.dissects, legs: Vec::new(), taken: None };
+        let mut routing = Routing { query: *query, dissected: family.rules.dissects, legs: Vec::new(), taken: None };
         if let Answer::Onward(way) = ground.walk(query, facts.destination) {
             routing.legs = family.sets.way(way).next_hops().collect();
             routing.taken = ground.leg(way, query).ok().map(|hop| hop.next_hop());

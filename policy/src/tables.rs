@@ -14,6 +14,15 @@ use crate::fib::{self, Fib};
 use crate::names::{Dscp, Family, Prefix, TableId};
 use crate::slots::Slots;
 
+/// Types of routes, `RTN_*` of `linux/rtnetlink.h`.
+mod rtn {
+    pub(super) const UNICAST: u8 = 1;
+    pub(super) const LOCAL: u8 = 2;
+    pub(super) const BROADCAST: u8 = 3;
+    pub(super) const ANYCAST: u8 = 4;
+    pub(super) const MULTICAST: u8 = 5;
+}
+
 /// Number of a set of routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SetId(u32);
@@ -80,6 +89,20 @@ impl FamilyTables {
     /// Whether the address lies in a prefix that is the machine's own in some table.
     pub(crate) fn may_be_own(&self, address: u128) -> bool {
         self.own.lookup(address, |_, _| Some(())).is_some()
+    }
+
+    /// What table `local` holds the IPv4 address for (`inet_addr_type`): a route type of `linux/rtnetlink.h`, unicast if nothing.
+    pub(crate) fn address_type(&self, address: u128) -> u8 {
+        let local = self.table(TableId::LOCAL).map(|table| &table.fib);
+        let first = local.and_then(|fib| fib.lookup(address, |_, set| self.set(*set).first()));
+        match first.map(|route| &route.kind) {
+            Some(RouteKind::Local(_)) => rtn::LOCAL,
+            Some(RouteKind::Broadcast(_)) => rtn::BROADCAST,
+            Some(RouteKind::Anycast(_)) => rtn::ANYCAST,
+            Some(RouteKind::Multicast(_)) => rtn::MULTICAST,
+            // A look-up that fails says the same.
+            _ => rtn::UNICAST,
+        }
     }
 
     /// The number of a table, which has routes from now on.

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use shunt_policy::config::{HashPolicy, RouteKind, RuleAction, RuleSelector, Spreading, Suppress, Target, Test};
+use shunt_policy::config::{Action, Field, HashPolicy, RouteKind, RuleAction, RuleSelector, Spreading, Suppress, Test};
 use shunt_policy::{DropReason, PassReason, PuntReason};
 
 fn readme() -> (PathBuf, String) {
@@ -132,41 +132,79 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     .filter_map(kind)
     .for_each(in_table);
 
-    let test = |test: &Test| match test {
-        Test::In(_) => Some("-i"),
-        // PREROUTING has no -o; guards use it.
-        Test::Out(_) => None,
-        Test::Source(_) => Some("-s"),
-        Test::Destination(_) => Some("-d"),
-        Test::Protocol(_) => Some("-p"),
-        Test::SourcePort(_) => Some("--sport"),
-        Test::DestinationPort(_) => Some("--dport"),
-        Test::EitherPort(_) => Some("--ports"),
-        Test::Tos { .. } => Some("--tos"),
-        Test::CodePoint(_) => Some("--dscp"),
-        Test::Mark(_) => Some("--mark"),
-        Test::Icmp { .. } => Some("--icmp-type"),
-        Test::Opaque(_) => None,
+    FIELDS.iter().for_each(|field| in_table(option(*field)));
+    ["ACCEPT", "DROP", "RETURN", "-j", "-g", "vmap"].into_iter().for_each(in_table);
+    let action = |action: &Action| match action {
+        Action::Mark { .. } => Some("MARK"),
+        Action::MarkOf { .. } => Some("meta mark set"),
+        Action::Tos { .. } => Some("TOS"),
+        Action::Ttl(_) => Some("TTL"),
+        Action::Mss(_) => Some("TCPMSS"),
+        Action::Nothing => Some("CLASSIFY"),
+        Action::Connection(_) | Action::Opaque(_) => None,
     };
-    in_table("-p");
-    assert_eq!(test(&Test::Protocol(6)), Some("-p"));
-    ["-i", "-s", "-d", "--sport", "--dport", "--ports", "--tos", "--dscp", "--mark", "--icmp-type"]
+    assert_eq!(action(&Action::Nothing), Some("CLASSIFY"));
+    ["MARK", "meta mark set", "TOS", "DSCP", "TTL", "HL", "TCPMSS", "CLASSIFY", "NOTRACK"]
         .into_iter()
         .for_each(in_table);
-
-    let target = |target: &Target| match target {
-        Target::Accept => Some("ACCEPT"),
-        Target::Drop => Some("DROP"),
-        Target::Return => Some("RETURN"),
-        Target::Jump(_) => Some("-j"),
-        Target::Goto(_) => Some("-g"),
-        Target::Mark { .. } => Some("MARK"),
-        Target::Continue | Target::Opaque(_) => None,
+    let test = |test: &Test| match test {
+        Test::Field { .. } | Test::Never | Test::Connection(_) | Test::Opaque(_) => None,
+        Test::EitherPort(_) => Some("--ports"),
+        Test::In { .. } => Some("--match-set"),
+        Test::AddressType { .. } => Some("-m addrtype"),
     };
-    let name = || "chain".to_owned();
-    [Target::Accept, Target::Drop, Target::Return, Target::Jump(name()), Target::Goto(name())]
-        .iter()
-        .filter_map(target)
-        .for_each(in_table);
-    in_table("MARK");
+    assert_eq!(test(&Test::EitherPort(Vec::new())), Some("--ports"));
+    ["--ports", "--match-set", "-m addrtype"].into_iter().for_each(in_table);
+}
+
+const FIELDS: [Field; 22] = [
+    Field::Iif,
+    Field::Oif,
+    Field::IifGroup,
+    Field::OifGroup,
+    Field::Source,
+    Field::Destination,
+    Field::Protocol,
+    Field::SourcePort,
+    Field::DestinationPort,
+    Field::IcmpType,
+    Field::IcmpCode,
+    Field::IcmpTypeCode,
+    Field::Tos,
+    Field::Ttl,
+    Field::FlowLabel,
+    Field::Length,
+    Field::Mark,
+    Field::TcpFlags,
+    Field::TcpMss,
+    Field::SourceMac,
+    Field::IpsetSourcePort,
+    Field::IpsetDestinationPort,
+];
+
+/// How a rule asks for the field.
+fn option(field: Field) -> &'static str {
+    match field {
+        Field::Iif => "-i",
+        Field::Oif => "-o",
+        Field::IifGroup => "--src-group",
+        Field::OifGroup => "--dst-group",
+        Field::Source => "-s",
+        Field::Destination => "-d",
+        Field::Protocol => "-p",
+        Field::SourcePort => "--sport",
+        Field::DestinationPort => "--dport",
+        Field::IcmpType => "icmp type",
+        Field::IcmpCode => "icmp code",
+        Field::IcmpTypeCode => "--icmp-type",
+        Field::Tos => "--tos",
+        Field::Ttl => "--ttl",
+        Field::FlowLabel => "ip6 flowlabel",
+        Field::Length => "--length",
+        Field::Mark => "--mark",
+        Field::TcpFlags => "--tcp-flags",
+        Field::TcpMss => "-m tcpmss",
+        Field::SourceMac => "--mac-source",
+        Field::IpsetSourcePort | Field::IpsetDestinationPort => "--match-set",
+    }
 }

@@ -42,6 +42,10 @@ fn query(policy: &Policy, to: &str) -> Query {
         flow_label: 0,
         mark: Mark(0),
         length: 100,
+        ttl: 64,
+        tcp_flags: 0,
+        mss: None,
+        source_mac: Mac([0; 6]),
     }
 }
 

@@ -12,6 +12,8 @@ use shunt_policy::config::{
 };
 use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
 
+pub use netfilter::{Counters, RuleKey, Twins, keyed};
+
 use crate::mirror::{Changes, KernelLink, KernelView, LinkSysctls};
 
 /// What the mirror means.
@@ -25,6 +27,14 @@ pub struct Translation {
     netfilter: Vec<Item>,
     /// What netfilter and others make guards of; those of the tables come behind.
     guards: Vec<Guard>,
+    counters: Counters,
+}
+
+impl Translation {
+    /// Which rule counts where.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
 }
 
 /// One thing that the operator configured, and what becomes of it.
@@ -36,7 +46,7 @@ pub struct Item {
     pub why: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Standing {
     /// The workers do what the kernel would do.
     Exact,
@@ -104,7 +114,7 @@ impl Translation {
         config.nexthops = view.nexthops.clone();
         if changes.netfilter {
             let mut part = Part::default();
-            config.mangle = Arc::new(netfilter::translate(&view.netfilter, &mut part));
+            config.chains = Arc::new(netfilter::translate(&view.netfilter, &mut self.counters, &mut part));
             others(view, &mut part);
             (self.guards, self.netfilter) = (part.guards, part.report);
         }
@@ -201,7 +211,7 @@ fn unrouted_addresses(view: &KernelView) -> impl Iterator<Item = Guard> {
     four.filter(|host| !view.tables.is_own(*host)).map(|host| Guard {
         family: Family::V4,
         hook: Hook::Prerouting,
-        matches: vec![Match { not: false, test: Test::Source(host) }],
+        matches: vec![Match { not: false, test: Test::source(host) }],
         reason: PuntReason::OpaqueRoute,
         origin: Origin::new(Source::Route, format!("{} is in no table local", host.in_words())),
     })
@@ -230,7 +240,7 @@ fn merged_tables(view: &KernelView) -> impl Iterator<Item = Guard> {
         .collect();
     prefixes.into_iter().flat_map(|prefix| {
         let origin = Origin::new(Source::Route, format!("{} table local", prefix.in_words()));
-        [Test::Source(prefix), Test::Destination(prefix)].map(|test| Guard {
+        [Test::source(prefix), Test::destination(prefix)].map(|test| Guard {
             family: Family::V4,
             hook: Hook::Prerouting,
             matches: vec![Match { not: false, test }],

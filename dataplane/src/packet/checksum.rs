@@ -29,6 +29,12 @@ pub fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// A checksum after two of the bytes that it is over have changed (RFC 1624, equation 3; `csum_replace2`).
+pub fn amended(checksum: u16, old: [u8; 2], new: [u8; 2]) -> u16 {
+    let [old, new] = [old, new].map(u16::from_be_bytes);
+    !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,17 +9,18 @@ pub(super) const LENGTH: usize = 14;
 const IPV4: [u8; 2] = 0x0800u16.to_be_bytes();
 const IPV6: [u8; 2] = 0x86ddu16.to_be_bytes();
 
-/// Which family the frame carries, and its packet.
-pub(super) fn parse(frame: &[u8]) -> Result<(Family, &[u8]), Stop> {
+/// Which family the frame carries, who sent it, and its packet.
+pub(super) fn parse(frame: &[u8]) -> Result<(Family, Mac, &[u8]), Stop> {
     let Some((header, packet)) = frame.split_first_chunk::<LENGTH>() else { return Err(TRUNCATED) };
     // The kernel forwards PACKET_HOST only (ip_forward, ip6_forward). Whether a unicast address is ours, the XDP
     // program saw.
     if header[0] & 1 != 0 {
         return Err(punt(PuntReason::NotUnicast));
     }
-    match [header[12], header[13]] {
-        IPV4 => Ok((Family::V4, packet)),
-        IPV6 => Ok((Family::V6, packet)),
+    let [_, _, _, _, _, _, source @ .., a, b] = header;
+    match [*a, *b] {
+        IPV4 => Ok((Family::V4, Mac(*source), packet)),
+        IPV6 => Ok((Family::V6, Mac(*source), packet)),
         _ => Err(punt(PuntReason::NotIp)),
     }
 }

@@ -2,16 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use shunt_policy::{PuntReason, Stop};
+use shunt_policy::{Egress, Mac, PuntReason, Stop};
 
-use super::{BAD_HEADER, ETHERNET, Packet, TRUNCATED, checksum, punt, transport};
+use super::{BAD_HEADER, ETHERNET, Packet, TRUNCATED, TcpFacts, checksum, punt, transport};
 
 const LENGTH: usize = 20;
 
 /// More fragments, or an offset: everything of the field but "reserved" and "don't fragment".
 const FRAGMENT: u16 = 0x3fff;
 
-pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
+pub(super) fn parse(packet: &[u8], source_mac: Mac) -> Result<Packet, Stop> {
     let header = packet.first_chunk::<LENGTH>().ok_or(TRUNCATED)?;
     let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let ihl = usize::from(header[0] & 0x0f) * 4;
@@ -43,11 +43,17 @@ pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
         return Err(punt(PuntReason::TtlExpired));
     }
     let protocol = header[9];
+    let payload = packet.get(LENGTH..length).unwrap_or_default();
+    let transport = transport::parse(protocol, transport::ICMP, payload)?;
+    let tcp = if protocol == transport::TCP { TcpFacts::of(payload)? } else { TcpFacts::default() };
     Ok(Packet {
         source: IpAddr::V4(source),
         destination: IpAddr::V4(destination),
         protocol,
-        transport: transport::parse(protocol, transport::ICMP, packet.get(LENGTH..length).unwrap_or_default())?,
+        transport,
+        tcp,
+        source_mac,
+        ttl: header[8],
         tos: header[1],
         flow_label: 0,
         header: LENGTH,
@@ -61,9 +67,33 @@ fn ordinary(address: Ipv4Addr) -> bool {
     !matches!(address.octets()[0], 0 | 127 | 224..)
 }
 
-/// `ip_decrease_ttl`: the checksum incrementally (RFC 1624), bit for bit as the kernel writes it.
-pub(super) fn decrement_ttl(frame: &mut [u8]) {
+/// Writes what rules have made of TOS and TTL.
+pub(super) fn rewrite(packet: &Packet, frame: &mut [u8], egress: &Egress) {
     let Some(header) = frame.get_mut(ETHERNET..).and_then(|packet| packet.first_chunk_mut::<LENGTH>()) else { return };
+    if egress.tos() != packet.tos {
+        let old = [header[0], header[1]];
+        header[1] = egress.tos();
+        let new = [header[0], header[1]];
+        amend(header, old, new);
+    }
+    if egress.ttl() == packet.ttl.wrapping_sub(1) {
+        decrement_ttl(header);
+    } else {
+        let old = [header[8], header[9]];
+        header[8] = egress.ttl();
+        let new = [header[8], header[9]];
+        amend(header, old, new);
+    }
+}
+
+/// The header's checksum after two bytes of it have changed.
+fn amend(header: &mut [u8; LENGTH], old: [u8; 2], new: [u8; 2]) {
+    let sum = checksum::amended(u16::from_be_bytes([header[10], header[11]]), old, new);
+    [header[10], header[11]] = sum.to_be_bytes();
+}
+
+/// `ip_decrease_ttl`: the checksum incrementally (RFC 1624), bit for bit as the kernel writes it.
+pub(super) fn decrement_ttl(header: &mut [u8; LENGTH]) {
     header[8] = header[8].saturating_sub(1);
     let old = u32::from(u16::from_be_bytes([header[10], header[11]]));
     let sum = old + 0x0100;

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use shunt_policy::{PuntReason, Stop};
+use shunt_policy::{Egress, Mac, PuntReason, Stop};
 
-use super::{BAD_HEADER, ETHERNET, Packet, TRUNCATED, punt, transport};
+use super::{BAD_HEADER, ETHERNET, Packet, TRUNCATED, TcpFacts, punt, transport};
 
 const LENGTH: usize = 40;
 
@@ -17,7 +17,7 @@ const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
 
-pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
+pub(super) fn parse(packet: &[u8], source_mac: Mac) -> Result<Packet, Stop> {
     let header = packet.first_chunk::<LENGTH>().ok_or(TRUNCATED)?;
     if header[0] >> 4 != 6 {
         return Err(BAD_HEADER);
@@ -48,11 +48,17 @@ pub(super) fn parse(packet: &[u8]) -> Result<Packet, Stop> {
     if header[7] <= 1 {
         return Err(punt(PuntReason::TtlExpired));
     }
+    let payload = packet.get(LENGTH..length).unwrap_or_default();
+    let transport = transport::parse(protocol, transport::ICMPV6, payload)?;
+    let tcp = if protocol == transport::TCP { TcpFacts::of(payload)? } else { TcpFacts::default() };
     Ok(Packet {
         source: IpAddr::V6(source),
         destination: IpAddr::V6(destination),
         protocol,
-        transport: transport::parse(protocol, transport::ICMPV6, packet.get(LENGTH..length).unwrap_or_default())?,
+        transport,
+        tcp,
+        source_mac,
+        ttl: header[7],
         tos: (header[0] << 4) | (header[1] >> 4),
         flow_label: u32::from_be_bytes([0, header[1] & 0xf, header[2], header[3]]),
         header: LENGTH,
@@ -72,9 +78,12 @@ fn ordinary(address: Ipv6Addr) -> bool {
     !address.is_multicast() && !matches!(bits >> 32, 0 | 0xffff)
 }
 
-/// `ip6_forward`: there is no header checksum to keep.
-pub(super) fn decrement_hop_limit(frame: &mut [u8]) {
-    if let Some(hop_limit) = frame.get_mut(ETHERNET + 7) {
-        *hop_limit = hop_limit.saturating_sub(1);
+/// Writes what rules have made of traffic class and hop limit. There is no header checksum to keep.
+pub(super) fn rewrite(packet: &Packet, frame: &mut [u8], egress: &Egress) {
+    let Some(header) = frame.get_mut(ETHERNET..).and_then(|packet| packet.first_chunk_mut::<LENGTH>()) else { return };
+    if egress.tos() != packet.tos {
+        header[0] = header[0] & 0xf0 | egress.tos() >> 4;
+        header[1] = header[1] & 0x0f | egress.tos() << 4;
     }
+    header[7] = egress.ttl();
 }

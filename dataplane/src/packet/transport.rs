@@ -65,7 +65,7 @@ pub(super) fn complete(packet: &Packet, payload: &mut [u8]) {
 }
 
 /// Where the checksum stands in `payload`, if it is only the pseudo-header's sum.
-fn unfinished(packet: &Packet, payload: &[u8]) -> Option<usize> {
+pub(super) fn unfinished(packet: &Packet, payload: &[u8]) -> Option<usize> {
     let addresses = match (packet.source, packet.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             checksum::sum(&source.octets()) + checksum::sum(&destination.octets())

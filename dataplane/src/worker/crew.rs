@@ -49,6 +49,7 @@ pub fn assemble<P: Port, K: Punt + Clone>(
     let exchanges = Exchange::between(workers)?;
     let doorbells = exchanges.iter().map(|exchange| Arc::clone(exchange.doorbell())).collect();
     let counters: Vec<Arc<CachePadded<WorkerCounters>>> = (0..workers).map(|_| Arc::default()).collect();
+    counters.iter().for_each(|counters| counters.rules.reserve(policy.counter_slots()));
     let (publisher, subscribers) = snapshot::channel(workers, policy);
     let (samplers, samples): (Vec<_>, Vec<_>) = (0..workers).map(|_| sample::channel()).unzip();
     let workers = owned.into_iter().zip(exchanges).zip(subscribers).zip(samplers).enumerate().map(|(index, parts)| {

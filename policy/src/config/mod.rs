@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 pub use link::{Link, Neighbour, RpFilter, Transmit};
 pub use netfilter::{
-    BaseChain, ChainPolicy, ChainRule, Guard, Hook, InterfacePattern, Match, PortRange, Target, Test, UserChain,
+    Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Element, Field, Guard, Hook, InterfacePattern, Match, Mss,
+    MssLimit, PortRange, Set, Side, Step, Test, TtlChange, UserChain, Value, Verdict,
 };
 pub use route::{HashPolicy, Hops, Leg, NexthopObject, Preference, Route, RouteKind, RouteText, Spreading};
 pub use rule::{DscpMatch, FlowLabelMatch, MarkMatch, PortMatch, Rule, RuleAction, RuleSelector, Suppress};
@@ -34,8 +35,8 @@ pub struct Config {
     /// Nexthop objects by their id.
     pub nexthops: Arc<BTreeMap<u32, NexthopObject>>,
     pub spreading: Spreading,
-    /// Chains hooked to PREROUTING that may set the mark, in the order in which the kernel runs them.
-    pub mangle: Arc<Vec<BaseChain>>,
+    /// Netfilter's, those of one hook in the order in which the kernel runs them.
+    pub chains: Arc<Vec<BaseChain>>,
     /// What else could touch a packet.
     pub guards: Arc<Vec<Guard>>,
 }

@@ -1,20 +1,56 @@
-//! Netfilter chains and rules.
+//! Netfilter's chains and rules, in one form for iptables of both kinds and nftables.
+//!
+//! A rule is a list of steps in the order in which the kernel takes them: the first match that fails ends the rule, and what was done
+//! before it stays done (nftables allows any order; iptables always has matches, then the counter, then the target).
+//!
+//! A chain of nftables' family `inet` stands here twice, once for each family; what its rules ask of the other family is
+//! [`Test::Never`].
 
-use super::{MarkMatch, Origin};
-use crate::names::{Family, Prefix};
+use std::sync::Arc;
+
+use super::Origin;
+use crate::names::{Family, Ifindex, Prefix};
 use crate::outcome::PuntReason;
 
-/// A chain hooked to PREROUTING, with the chains it can jump to.
+/// A chain on a hook, with the chains that it can jump to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BaseChain {
     pub family: Family,
-    /// For messages: `iptables-nft mangle PREROUTING`.
+    pub hook: Hook,
+    /// The kernel runs the chains of a hook from the lowest to the highest.
+    pub priority: i32,
+    /// The kernel may run this one before or after those of the same priority that stand before it in the list: which one it is
+    /// cannot be seen. Chains of which this is not said run in the order of the list.
+    pub unordered: bool,
+    /// For messages: `iptables-nft mangle PREROUTING`, `table inet fw chain forward`.
     pub name: String,
     pub rules: Vec<ChainRule>,
     /// What happens to a packet that reaches the end.
     pub policy: ChainPolicy,
     /// User-defined chains, in any order; names are unique.
     pub user: Vec<UserChain>,
+}
+
+/// Where a chain stands in a forwarded packet's way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Hook {
+    /// Before routing: the egress is not known.
+    Prerouting,
+    /// Behind routing and all that may answer with an ICMP error. The TTL is one less than it was.
+    Forward,
+    Postrouting,
+}
+
+impl Hook {
+    pub const ALL: [Hook; 3] = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Hook::Prerouting => "prerouting",
+            Hook::Forward => "forward",
+            Hook::Postrouting => "postrouting",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,49 +65,235 @@ pub struct UserChain {
     pub rules: Vec<ChainRule>,
 }
 
-/// One rule of a netfilter chain: all matches must hold, then the target acts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChainRule {
-    pub matches: Vec<Match>,
-    pub target: Target,
+    pub steps: Vec<Step>,
+    /// Where [`Step::Count`] counts.
+    pub counter: CounterSlot,
     pub origin: Origin,
 }
 
-/// One match of a rule, or its negation.
+/// Number of a rule's counter. The same rule keeps its number from one configuration to the next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct CounterSlot(pub u32);
+
+/// One step of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Ends the rule, and goes on with the next one, if it does not hold.
+    Match(Match),
+    /// Counts the packet and its length for the rule.
+    Count,
+    /// Something done to the packet.
+    Do(Action),
+    /// Ends the rule.
+    Verdict(Verdict),
+    /// `vmap`: the verdict that the map has for the key; without one the rule ends and the next one follows.
+    VerdictOf { key: Vec<Field>, map: Arc<Set<Verdict>> },
+}
+
+/// One test, or its negation. A field that the packet does not have makes both fail (`NFT_BREAK`; iptables asks for the protocol
+/// first).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Match {
     pub not: bool,
     pub test: Test,
 }
 
-/// What a match looks at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Test {
-    /// `-i`
-    In(InterfacePattern),
-    /// `-o`; only where the egress is known (FORWARD, POSTROUTING).
-    Out(InterfacePattern),
-    /// `-s`
-    Source(Prefix),
-    /// `-d`
-    Destination(Prefix),
-    /// `-p`
-    Protocol(u8),
-    /// `--sport`, `-m multiport --sports`: any of the ranges. False for packets without ports.
-    SourcePort(Vec<PortRange>),
-    /// `--dport`, `-m multiport --dports`
-    DestinationPort(Vec<PortRange>),
-    /// `-m multiport --ports`: source or destination.
+    /// The field under this mask is one of the values.
+    Field { field: Field, mask: u128, values: Vec<Value> },
+    /// Source or destination port (`-m multiport --ports`).
     EitherPort(Vec<PortRange>),
-    /// `-m tos --tos VALUE/MASK`, over the whole TOS or traffic class byte (`xt_tos`).
-    Tos { value: u8, mask: u8 },
-    /// `-m dscp --dscp N`, N being the six-bit code point (`xt_dscp`).
-    CodePoint(u8),
-    /// `-m mark --mark VALUE/MASK`
-    Mark(MarkMatch),
-    /// `--icmp-type TYPE[/CODE]`, ICMP in IPv4 and ICMPv6 in IPv6. Codes are inclusive.
-    Icmp { kind: u8, codes: (u8, u8) },
-    /// A match we do not know: it might hold or not.
+    /// The fields, in this order, are an element of the set.
+    In { key: Vec<Field>, set: Arc<Set<()>> },
+    /// What the kernel's table `local` says of an IPv4 address (`inet_addr_type`): bit `n` stands for the route type `RTN_*` n of
+    /// `linux/rtnetlink.h`.
+    AddressType { of: Side, types: u16 },
+    /// Asks something of the other family, or of what a forwarded packet never is.
+    Never,
+    /// Asks connection tracking: like [`Opaque`](Test::Opaque), and the kernel must see all packets of a connection to answer it.
+    Connection(String),
+    /// A test that we do not know: it might hold or not, and asking may leave traces in the kernel.
+    Opaque(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+/// What a test or a map looks at. Numbers are in host order; addresses are the number that their bytes make, 32 or 128 bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Field {
+    /// Ingress and egress interface, by [`Value::Name`] or [`Value::Range`] of their numbers. The egress is absent in PREROUTING.
+    Iif,
+    Oif,
+    /// `ip link ... group N`
+    IifGroup,
+    OifGroup,
+    Source,
+    Destination,
+    /// IP protocol, or the IPv6 next header: a packet with extension headers is never asked about.
+    Protocol,
+    /// TCP, UDP, UDP-Lite, SCTP, DCCP; absent with all others.
+    SourcePort,
+    DestinationPort,
+    /// ICMP in IPv4, ICMPv6 in IPv6; absent with all others.
+    IcmpType,
+    IcmpCode,
+    /// Both in one number: `type << 8 | code`.
+    IcmpTypeCode,
+    /// The whole TOS or traffic class byte, as rules before have left it.
+    Tos,
+    /// TTL or hop limit, as rules before have left it.
+    Ttl,
+    /// IPv6 only, 20 bits.
+    FlowLabel,
+    /// Length of the IP packet in bytes, headers included.
+    Length,
+    /// As rules before have left it.
+    Mark,
+    /// The byte with FIN (0x01), SYN, RST, PSH, ACK, URG, ECE, CWR (0x80); TCP only.
+    TcpFlags,
+    /// The value of the MSS option, as rules before have left it; TCP with that option only.
+    TcpMss,
+    /// Source address of the frame, the number that its six bytes make.
+    SourceMac,
+    /// What ipset compares with the port of an element (`ip_set_get_ip4_port`): the port of TCP, UDP, UDP-Lite and SCTP, type and code
+    /// of ICMP as in `IcmpTypeCode`, 0 for all others.
+    IpsetSourcePort,
+    IpsetDestinationPort,
+}
+
+impl Field {
+    /// What [`Action`]s can change.
+    pub fn is_mutable(self) -> bool {
+        matches!(self, Field::Tos | Field::Ttl | Field::Mark | Field::TcpMss)
+    }
+}
+
+/// One value of a field, or several in a row.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Value {
+    /// Inclusive.
+    Range { first: u128, last: u128 },
+    /// Of [`Field::Iif`] and [`Field::Oif`].
+    Name(InterfacePattern),
+}
+
+impl Value {
+    pub fn one(number: impl Into<u128>) -> Self {
+        let number = number.into();
+        Value::Range { first: number, last: number }
+    }
+
+    pub fn prefix(prefix: Prefix) -> Self {
+        let bits = u32::from(prefix.family().bits());
+        let host = bits - u32::from(prefix.length());
+        let first = match prefix.address() {
+            std::net::IpAddr::V4(address) => u128::from(address.to_bits()),
+            std::net::IpAddr::V6(address) => address.to_bits(),
+        };
+        let hosts = if host == 128 { u128::MAX } else { (1 << host) - 1 };
+        Value::Range { first, last: first | hosts }
+    }
+}
+
+impl From<PortRange> for Value {
+    fn from(range: PortRange) -> Self {
+        Value::Range { first: range.first.into(), last: range.last.into() }
+    }
+}
+
+/// A set or map: an nft set, an ipset, or one written inside of a rule. Shared by the rules that ask it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Set<T> {
+    /// For messages: `set inet fw blocked`, `ipset blocked`; empty if it has no name.
+    pub name: String,
+    /// No two elements have a key in common.
+    pub elements: Vec<Element<T>>,
+    /// Why its answers cannot be known, if they cannot: the kernel fills it while it forwards, say. Asking it is a punt.
+    pub opaque: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Element<T> {
+    /// One value for each field of the key.
+    pub key: Vec<Value>,
+    pub data: T,
+    /// It may be gone by now, or counts what it matches: a packet that would find it is punted.
+    pub uncertain: bool,
+}
+
+/// What is done to a packet, or to what the kernel knows of it. The rule goes on with its next step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// `mark = (mark & !clear) ^ flip`: the form to which all of `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark`, `--xor-mark`
+    /// and nftables' `meta mark set` with and, or and xor come down (`xt_MARK`'s mark_tg).
+    Mark { clear: u32, flip: u32 },
+    /// `meta mark set ... map`; without an element the rule ends.
+    MarkOf { key: Vec<Field>, map: Arc<Set<u32>> },
+    /// `tos = (tos & !clear) ^ flip`, of the whole TOS or traffic class byte (`xt_DSCP`'s tos_tg and dscp_tg, `ip dscp set`).
+    Tos { clear: u8, flip: u8 },
+    /// TTL or hop limit.
+    Ttl(TtlChange),
+    /// Lowers the MSS option of a TCP packet; never raises it.
+    Mss(Mss),
+    /// Known to change nothing that a forwarded packet or a later rule could show: `NOTRACK`, `CLASSIFY`.
+    Nothing,
+    /// Tells or asks connection tracking something (`CONNMARK`): punted, and the kernel must see all packets of the connection.
+    Connection(String),
+    /// A statement that we do not know: a packet that comes here is punted.
+    Opaque(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TtlChange {
+    Set(u8),
+    /// At most to 255.
+    Raise(u8),
+    /// At least to 0.
+    Lower(u8),
+}
+
+/// To which value the MSS option is lowered, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mss {
+    pub to: MssLimit,
+    /// What happens to a TCP packet without the option: iptables adds one, which is left to the kernel (true), nftables lets it be.
+    pub adds: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MssLimit {
+    Bytes(u16),
+    /// What fits both the route to the destination and the one back to the source, less the headers of IP and TCP without options
+    /// (`tcpmss_reverse_mtu` of xt_TCPMSS, `get_tcpmss` of nft_rt).
+    PathMtu,
+}
+
+/// How a rule ends the walk through its chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Ends this base chain only; those behind it on the hook still see the packet.
+    Accept,
+    Drop,
+    Return,
+    /// nftables: goes on with the next rule.
+    Continue,
+    Jump(String),
+    /// Like jump, but does not come back.
+    Goto(String),
+    /// The kernel answers: punted.
+    Reject,
+    /// Translates addresses: punted. Stands in chains of type nat only.
+    Nat {
+        masquerade: bool,
+    },
+    /// One that we do not know (queue, ...): punted.
     Opaque(String),
 }
 
@@ -92,7 +314,8 @@ impl PortRange {
     }
 }
 
-/// An interface name, or with a trailing `+` all names that start so (iptables' own wildcard). A lone `+` is every interface.
+/// An interface name, or with a trailing `+` all names that start so (iptables' own wildcard; nftables' `*`). A lone `+` is every
+/// interface.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InterfacePattern(pub String);
 
@@ -105,31 +328,12 @@ impl InterfacePattern {
     }
 }
 
-/// What a matching rule does. Only [`Mark`](Target::Mark) and [`Continue`](Target::Continue) go on with the next rule.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
-    Accept,
-    Drop,
-    Return,
-    Jump(String),
-    /// Like jump, but does not come back.
-    Goto(String),
-    /// `mark = (mark & !clear) ^ flip`: the form to which all of `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and
-    /// `--xor-mark` come down (`xt_MARK`'s mark_tg).
-    Mark {
-        clear: u32,
-        flip: u32,
-    },
-    /// No target, or one without effect on the packet: only the rule's counter sees it.
-    Continue,
-    /// A target we do not know: packets that match are punted.
-    Opaque(String),
-}
-
 /// Something of the kernel's that we do not evaluate: a packet that it could touch is punted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Guard {
     pub family: Family,
+    /// [`Hook::Prerouting`]: asked first of all, of the packet as it arrived. [`Hook::Forward`]: asked behind routing, when the egress
+    /// is known. Never [`Hook::Postrouting`].
     pub hook: Hook,
     /// What we know of what it looks at; empty is "every packet". [`Test::Opaque`] counts as matching.
     pub matches: Vec<Match>,
@@ -137,11 +341,37 @@ pub struct Guard {
     pub origin: Origin,
 }
 
-/// Where a [`Guard`] stands in the packet's way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hook {
-    /// Before the mark is set; the egress is not known. Mark tests see the mark with which the packet arrived.
-    Prerouting,
-    /// The egress is known. Mark tests see the final mark.
-    Forward,
+impl Test {
+    pub fn iif(name: impl Into<String>) -> Self {
+        Test::Field { field: Field::Iif, mask: u128::MAX, values: vec![Value::Name(InterfacePattern(name.into()))] }
+    }
+
+    pub fn iif_number(ifindex: Ifindex) -> Self {
+        Test::of(Field::Iif, [Value::one(ifindex.0)])
+    }
+
+    pub fn oif(name: impl Into<String>) -> Self {
+        Test::Field { field: Field::Oif, mask: u128::MAX, values: vec![Value::Name(InterfacePattern(name.into()))] }
+    }
+
+    pub fn source(prefix: Prefix) -> Self {
+        Test::of(Field::Source, [Value::prefix(prefix)])
+    }
+
+    pub fn destination(prefix: Prefix) -> Self {
+        Test::of(Field::Destination, [Value::prefix(prefix)])
+    }
+
+    pub fn protocol(protocol: u8) -> Self {
+        Test::of(Field::Protocol, [Value::one(protocol)])
+    }
+
+    /// `field & mask == value`; never holds if the value has other bits than the mask.
+    pub fn masked(field: Field, value: impl Into<u128>, mask: impl Into<u128>) -> Self {
+        Test::Field { field, mask: mask.into(), values: vec![Value::one(value)] }
+    }
+
+    pub fn of(field: Field, values: impl IntoIterator<Item = Value>) -> Self {
+        Test::Field { field, mask: u128::MAX, values: values.into_iter().collect() }
+    }
 }

@@ -3,20 +3,18 @@
 //! It shares no code with [`compile`](crate::compile) beyond the small vocabulary of [`config`](crate::config) and the hash of
 //! multipath routes: the property tests hold the two against each other, and `shunt explain` prints its [`Trace`].
 
+mod netfilter;
 mod routing;
 
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::classify::DEEPEST_JUMP;
-use crate::config::{
-    BaseChain, ChainPolicy, ChainRule, Config, Guard, Hook, Leg, Link, Match, Origin, PortRange, RuleAction, Target,
-    Test, Transmit,
-};
+use crate::config::{ChainPolicy, Config, CounterSlot, Hook, Leg, Link, Origin, RuleAction, Transmit};
 use crate::names::{Family, Ifindex, Mac, Mark, TableId};
 use crate::neighbour::NeighbourSlot;
-use crate::outcome::{DropReason, Egress, PuntReason, Stop};
-use crate::query::{Query, Transport};
+use crate::outcome::{Egress, PuntReason, Stop};
+use crate::query::Query;
+use netfilter::Packet;
 
 /// What was asked on the way, and how it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,14 +22,16 @@ pub struct Trace {
     pub steps: Vec<Step>,
     /// The mark behind PREROUTING; as it arrived if the packet did not get there.
     pub mark: Mark,
+    /// The netfilter rules that count the packet, in their order. Of one that is punted the kernel counts.
+    pub counted: Vec<CounterSlot>,
     pub end: Result<Egress, Stop>,
 }
 
 /// One thing that had a say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// A netfilter rule matched and left this mark.
-    Matched { rule: Origin, before: Mark, after: Mark },
+    /// A netfilter rule matched. What it changed, in words.
+    Matched { rule: Origin, changes: Vec<String> },
     /// A netfilter rule that we do not evaluate might match.
     MightMatch { rule: Origin },
     /// The end of a chain decided.
@@ -55,8 +55,8 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Matched { rule, before, after } if before == after => write!(f, "{rule} (mark stays {after})"),
-            Step::Matched { rule, before, after } => write!(f, "{rule} (mark {before} -> {after})"),
+            Step::Matched { rule, changes } if changes.is_empty() => write!(f, "{rule}"),
+            Step::Matched { rule, changes } => write!(f, "{rule} ({})", changes.join(", ")),
             Step::MightMatch { rule } => write!(f, "{rule} (not mirrored: could match)"),
             Step::ChainPolicy { chain, policy } => write!(f, "{chain}: chain policy {policy:?}"),
             Step::Rule { rule, .. } => write!(f, "{rule}"),
@@ -73,9 +73,9 @@ impl fmt::Display for Step {
 
 /// Follows one packet through a configuration.
 pub fn trace(config: &Config, query: &Query) -> Trace {
-    let mut walk = Walk { config, family: query.family(), steps: Vec::new(), mark: query.mark };
+    let mut walk = Walk { config, family: query.family(), steps: Vec::new(), mark: query.mark, counted: Vec::new() };
     let end = walk.follow(query);
-    Trace { steps: walk.steps, mark: walk.mark, end }
+    Trace { steps: walk.steps, mark: walk.mark, counted: walk.counted, end }
 }
 
 struct Walk<'a> {
@@ -83,23 +83,17 @@ struct Walk<'a> {
     family: Family,
     steps: Vec<Step>,
     mark: Mark,
-}
-
-/// How a chain ended.
-enum Verdict {
-    Accept,
-    Return,
+    counted: Vec<CounterSlot>,
 }
 
 impl<'a> Walk<'a> {
     fn follow(&mut self, query: &Query) -> Result<Egress, Stop> {
         let ingress = self.link(query.iif).ok_or(Stop::Punt(PuntReason::UnknownIngress))?;
-        self.guards(Hook::Prerouting, query, None)?;
-        let (config, family) = (self.config, self.family);
-        for chain in config.mangle.iter().filter(|chain| chain.family == family) {
-            self.base_chain(chain, query)?;
-        }
-        let query = &Query { mark: self.mark, ..*query };
+        let mut packet = Packet::of(query);
+        self.guards(Hook::Prerouting, &packet)?;
+        self.hook(Hook::Prerouting, &mut packet)?;
+        self.mark = packet.query.mark;
+        let query = &{ packet.query };
         let forwarding = match self.family {
             Family::V4 => ingress.forwarding4,
             Family::V6 => ingress.forwarding6,
@@ -111,6 +105,9 @@ impl<'a> Walk<'a> {
         let (leg, mtu) = self.route(query)?;
         if self.family == Family::V4 {
             self.validate_source(query, ingress, leg.oif)?;
+        }
+        if query.ttl <= 1 {
+            return Err(Stop::Punt(PuntReason::TtlExpired));
         }
         if leg.oif == query.iif {
             return Err(Stop::Punt(PuntReason::Redirect));
@@ -130,8 +127,13 @@ impl<'a> Walk<'a> {
         if query.length > link_mtu || mtu.is_some_and(|mtu| query.length > mtu) {
             return Err(Stop::Punt(PuntReason::Oversize));
         }
-        self.guards(Hook::Forward, query, Some(leg.oif))?;
-        self.send(query, leg, egress)
+        packet.query.ttl -= 1;
+        packet.oif = Some(leg.oif);
+        packet.mtu = mtu.unwrap_or(link_mtu);
+        self.guards(Hook::Forward, &packet)?;
+        self.hook(Hook::Forward, &mut packet)?;
+        self.hook(Hook::Postrouting, &mut packet)?;
+        self.send(&packet.query, leg, egress)
     }
 
     fn link(&self, ifindex: Ifindex) -> Option<&'a Link> {
@@ -140,106 +142,6 @@ impl<'a> Walk<'a> {
 
     fn link_name(&self, ifindex: Ifindex) -> String {
         self.link(ifindex).map_or_else(|| format!("if{}", ifindex.0), |link| link.name.clone())
-    }
-
-    fn guards(&mut self, hook: Hook, query: &Query, oif: Option<Ifindex>) -> Result<(), Stop> {
-        let (config, family) = (self.config, self.family);
-        for guard in config.guards.iter().filter(|guard| guard.family == family && guard.hook == hook) {
-            let Guard { matches, reason, origin, .. } = guard;
-            let excluded = matches.iter().any(|one| self.holds(one, query, oif) == Some(false));
-            if !excluded {
-                self.steps.push(Step::MightMatch { rule: origin.clone() });
-                return Err(Stop::Punt(*reason));
-            }
-        }
-        Ok(())
-    }
-
-    fn base_chain(&mut self, chain: &'a BaseChain, query: &Query) -> Result<(), Stop> {
-        match self.chain(chain, &chain.rules, query, 0)? {
-            Verdict::Accept => Ok(()),
-            Verdict::Return if chain.policy == ChainPolicy::Accept => Ok(()),
-            Verdict::Return => {
-                self.steps.push(Step::ChainPolicy { chain: chain.name.clone(), policy: chain.policy });
-                Err(Stop::Drop(DropReason::MangleDrop))
-            }
-        }
-    }
-
-    fn chain(
-        &mut self,
-        base: &'a BaseChain,
-        rules: &'a [ChainRule],
-        query: &Query,
-        depth: usize,
-    ) -> Result<Verdict, Stop> {
-        for rule in rules {
-            let answers: Vec<_> = rule.matches.iter().map(|one| self.holds(one, query, None)).collect();
-            if answers.contains(&Some(false)) {
-                continue;
-            }
-            if answers.contains(&None) {
-                self.steps.push(Step::MightMatch { rule: rule.origin.clone() });
-                return Err(Stop::Punt(PuntReason::OpaqueMangle));
-            }
-            let before = self.mark;
-            if let Target::Mark { clear, flip } = rule.target {
-                self.mark = Mark((before.0 & !clear) ^ flip);
-            }
-            self.steps.push(Step::Matched { rule: rule.origin.clone(), before, after: self.mark });
-            match &rule.target {
-                Target::Mark { .. } | Target::Continue => {}
-                Target::Accept => return Ok(Verdict::Accept),
-                Target::Drop => return Err(Stop::Drop(DropReason::MangleDrop)),
-                Target::Return => return Ok(Verdict::Return),
-                Target::Opaque(_) => return Err(Stop::Punt(PuntReason::OpaqueMangle)),
-                Target::Jump(name) | Target::Goto(name) => {
-                    let user = base.user.iter().rfind(|user| user.name == *name);
-                    let user = user.filter(|_| depth < DEEPEST_JUMP).ok_or(Stop::Punt(PuntReason::OpaqueMangle))?;
-                    let verdict = self.chain(base, &user.rules, query, depth + 1)?;
-                    if matches!(verdict, Verdict::Accept) || matches!(rule.target, Target::Goto(_)) {
-                        return Ok(verdict);
-                    }
-                }
-            }
-        }
-        Ok(Verdict::Return)
-    }
-
-    /// Whether one match holds; `None` if we cannot know.
-    fn holds(&self, one: &Match, query: &Query, oif: Option<Ifindex>) -> Option<bool> {
-        let named = |ifindex: Option<Ifindex>, pattern: &crate::config::InterfacePattern| {
-            ifindex.and_then(|ifindex| self.link(ifindex)).is_some_and(|link| pattern.matches(&link.name))
-        };
-        let ports = match query.transport {
-            Transport::Ports { source, destination } => Some((source, destination)),
-            _ => None,
-        };
-        let any = |ranges: &[PortRange], port: Option<u16>| {
-            port.is_some_and(|port| ranges.iter().any(|range| range.contains(port)))
-        };
-        let answer = match &one.test {
-            Test::In(pattern) => named(Some(query.iif), pattern),
-            Test::Out(pattern) => named(oif, pattern),
-            Test::Source(prefix) => prefix.contains(query.source),
-            Test::Destination(prefix) => prefix.contains(query.destination),
-            Test::Protocol(protocol) => query.protocol == *protocol,
-            Test::SourcePort(ranges) => any(ranges, ports.map(|ports| ports.0)),
-            Test::DestinationPort(ranges) => any(ranges, ports.map(|ports| ports.1)),
-            Test::EitherPort(ranges) => {
-                any(ranges, ports.map(|ports| ports.0)) || any(ranges, ports.map(|ports| ports.1))
-            }
-            Test::Tos { value, mask } => query.tos & mask == *value,
-            Test::CodePoint(point) => query.tos >> 2 == *point,
-            // Not MarkMatch::matches: xt_mark compares the whole value, so bits outside the mask never match.
-            Test::Mark(wanted) => self.mark.0 & wanted.mask == wanted.value,
-            Test::Icmp { kind, codes } => match query.transport {
-                Transport::Icmp { kind: seen, code } => seen == *kind && (codes.0..=codes.1).contains(&code),
-                _ => false,
-            },
-            Test::Opaque(_) => return None,
-        };
-        Some(answer != one.not)
     }
 
     fn send(&mut self, query: &Query, leg: Leg, egress: &Link) -> Result<Egress, Stop> {
@@ -257,6 +159,7 @@ impl<'a> Walk<'a> {
         self.steps.push(Step::NextHop { oif: egress.name.clone(), address, mac });
         let destination = mac.ok_or(Stop::Punt(PuntReason::Neighbour))?;
         let neighbour = NeighbourSlot::of(leg.oif, address);
-        Ok(Egress { port, oif: leg.oif, source, destination, mark: self.mark, neighbour })
+        let Query { tos, ttl, mss, .. } = *query;
+        Ok(Egress { port, oif: leg.oif, source, destination, mark: self.mark, tos, ttl, mss, neighbour })
     }
 }

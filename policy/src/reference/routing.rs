@@ -21,6 +21,14 @@ enum Found<'a> {
     Unclear(Stop),
 }
 
+/// How a packet ends that is for the machine itself.
+fn own(route: &Route, family: Family) -> Stop {
+    Stop::Punt(match (&route.kind, family) {
+        (RouteKind::Local(_), _) | (RouteKind::Anycast(_), Family::V6) => PuntReason::Local,
+        _ => PuntReason::NotUnicast,
+    })
+}
+
 impl<'a> Walk<'a> {
     /// The next hop, and the route's own MTU.
     pub(super) fn route(&mut self, query: &Query) -> Result<(Leg, Option<u32>), Stop> {
@@ -34,11 +42,29 @@ impl<'a> Walk<'a> {
                 }
                 Ok((leg, route.mtu))
             }
-            Found::Own(route) => Err(Stop::Punt(match (&route.kind, self.family) {
-                (RouteKind::Local(_), _) | (RouteKind::Anycast(_), Family::V6) => PuntReason::Local,
-                _ => PuntReason::NotUnicast,
-            })),
+            Found::Own(route) => Err(own(route, self.family)),
             Found::Failed(stop) | Found::Unclear(stop) => Err(stop),
+        }
+    }
+
+    /// Largest packet that the way to the sender takes, asked for its address alone.
+    pub(super) fn mtu_back(&mut self, query: &Query) -> Result<u32, Stop> {
+        let query = query.to_sender();
+        match self.look_up(&query, false) {
+            Found::Unicast(_, route) => {
+                if let Some(mtu) = route.mtu {
+                    return Ok(mtu);
+                }
+                let legs = self.legs(route);
+                let leg = self.pick(route, &legs, &query)?;
+                Ok(self.link(leg.oif).map_or(u32::MAX, |link| match self.family {
+                    Family::V4 => link.mtu,
+                    Family::V6 => link.mtu6,
+                }))
+            }
+            Found::Failed(_) => Ok(u32::MAX),
+            Found::Own(route) => Err(own(route, self.family)),
+            Found::Unclear(stop) => Err(stop),
         }
     }
 

@@ -143,6 +143,11 @@ impl Daemon {
         self.ask("reload")
     }
 
+    /// `shunt rules --json`.
+    pub fn rules(&self) -> Value {
+        self.ask("rules")
+    }
+
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }

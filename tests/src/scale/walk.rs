@@ -55,6 +55,10 @@ pub fn decision(rules: usize) -> Duration {
         flow_label: 0,
         mark: Mark(0),
         length: 64,
+        ttl: 64,
+        tcp_flags: 0,
+        mss: None,
+        source_mac: Mac([0; 6]),
     };
     let rounds = 20_000_000 / (rules as u32 + 100);
     let start = Instant::now();

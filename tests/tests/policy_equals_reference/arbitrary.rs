@@ -1,5 +1,8 @@
 //! Random configurations and queries from small pools.
 
+#[path = "netfilter.rs"]
+mod netfilter;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -9,10 +12,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use shunt_policy::config::{
-    BaseChain, ChainPolicy, ChainRule, Config, DscpMatch, FlowLabelMatch, Guard, HashPolicy, Hook, Hops,
-    InterfacePattern, Leg, Link, MarkMatch, Match, Neighbour, NexthopObject, Origin, PortMatch, PortRange, Preference,
-    Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Spreading, Suppress, Target, Test, Transmit,
-    UserChain,
+    Config, DscpMatch, FlowLabelMatch, HashPolicy, Hops, Leg, Link, MarkMatch, Neighbour, NexthopObject, Origin,
+    PortMatch, PortRange, Preference, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Spreading,
+    Suppress, Transmit,
 };
 use shunt_policy::{
     Dscp, Family, Ifindex, Mac, Mark, PortId, Prefix, Priority, PuntReason, Query, Rib, TableId, Transport,
@@ -30,10 +32,10 @@ pub fn config() -> impl Strategy<Value = Config> {
         vec(route(), 0..24),
         nexthops(),
         spreading(),
-        vec(base_chain(), 0..3),
-        prop_oneof![6 => Just(Vec::new()), 1 => vec(guard(), 1..3)],
+        netfilter::chains(),
+        prop_oneof![12 => Just(Vec::new()), 1 => vec(netfilter::guard(), 1..3)],
     );
-    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, mangle, guards)| {
+    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, chains, guards)| {
         let mut rib = Rib::default();
         for (table, prefix, route) in routes {
             rib.append(table, prefix, route);
@@ -54,7 +56,7 @@ pub fn config() -> impl Strategy<Value = Config> {
             tables: rib.tables().clone(),
             nexthops: Arc::new(nexthops),
             spreading,
-            mangle: Arc::new(mangle),
+            chains: Arc::new(chains),
             guards: Arc::new(guards),
         }
     })
@@ -76,8 +78,10 @@ pub fn query() -> impl Strategy<Value = Query> {
         prop_oneof![3 => Just(0), 1 => mark_value()],
         length(),
         flow_label(),
+        (select(vec![64u8, 64, 2, 2, 1]), tcp_flags(), option::of(mss()), select(vec![1u8, 2])),
     )
-        .prop_flat_map(|(family, iif, protocol, transport, tos, mark, length, flow_label)| {
+        .prop_flat_map(|(family, iif, protocol, transport, tos, mark, length, flow_label, more)| {
+            let (ttl, tcp_flags, mss, mac) = more;
             (address(family), address(family)).prop_map(move |(source, destination)| Query {
                 iif: Ifindex(iif),
                 source,
@@ -88,6 +92,10 @@ pub fn query() -> impl Strategy<Value = Query> {
                 flow_label: if family == Family::V6 { flow_label } else { 0 },
                 mark: Mark(mark),
                 length,
+                ttl,
+                tcp_flags: if protocol == 6 { tcp_flags } else { 0 },
+                mss: mss.filter(|_| protocol == 6),
+                source_mac: Mac([2, 0, 0, 0, 9, mac]),
             })
         })
 }
@@ -330,76 +338,6 @@ pub fn route() -> impl Strategy<Value = (TableId, Prefix, Route)> {
     })
 }
 
-fn base_chain() -> impl Strategy<Value = BaseChain> {
-    let policy = prop_oneof![9 => Just(ChainPolicy::Accept), 1 => Just(ChainPolicy::Drop)];
-    family().prop_flat_map(move |family| {
-        let rules = move |most| vec(chain_rule(family), 0..most);
-        (rules(5), rules(3), rules(3), policy.clone()).prop_map(move |(rules, first, second, policy)| BaseChain {
-            family,
-            name: "iptables-nft mangle PREROUTING".to_owned(),
-            rules,
-            policy,
-            user: vec![
-                UserChain { name: "first".to_owned(), rules: first },
-                UserChain { name: "second".to_owned(), rules: second },
-            ],
-        })
-    })
-}
-
-fn chain_rule(family: Family) -> impl Strategy<Value = ChainRule> {
-    let chain = || select(vec!["first", "second", "missing"]).prop_map(str::to_owned);
-    let target = prop_oneof![
-        8 => (mask(), mark_value()).prop_map(|(clear, flip)| Target::Mark { clear, flip }),
-        2 => Just(Target::Accept),
-        1 => Just(Target::Drop),
-        2 => Just(Target::Return),
-        3 => chain().prop_map(Target::Jump),
-        1 => chain().prop_map(Target::Goto),
-        1 => Just(Target::Continue),
-        1 => Just(Target::Opaque("CONNMARK --restore-mark".to_owned())),
-    ];
-    let origin = origin(Source::IptablesNft);
-    (matches(family), target).prop_map(move |(matches, target)| ChainRule { matches, target, origin: origin.clone() })
-}
-
-fn guard() -> impl Strategy<Value = Guard> {
-    let reason = select(vec![PuntReason::ForwardFilter, PuntReason::Nat, PuntReason::Raw]);
-    let hook = select(vec![Hook::Prerouting, Hook::Forward]);
-    (family(), hook, reason).prop_flat_map(|(family, hook, reason)| {
-        matches(family).prop_map(move |matches| Guard {
-            family,
-            hook,
-            matches,
-            reason,
-            origin: origin(Source::IptablesNft),
-        })
-    })
-}
-
-fn matches(family: Family) -> impl Strategy<Value = Vec<Match>> {
-    let pattern = || select(vec!["eth0", "eth+", "ppp0", "+", "gone"]).prop_map(|p| InterfacePattern(p.to_owned()));
-    let ranges = || {
-        vec((port(), 0..40u16).prop_map(|(first, more)| PortRange { first, last: first.saturating_add(more) }), 1..4)
-    };
-    let test = prop_oneof![
-        pattern().prop_map(Test::In),
-        pattern().prop_map(Test::Out),
-        prefix(family).prop_map(Test::Source),
-        prefix(family).prop_map(Test::Destination),
-        protocol().prop_map(Test::Protocol),
-        ranges().prop_map(Test::SourcePort),
-        ranges().prop_map(Test::DestinationPort),
-        ranges().prop_map(Test::EitherPort),
-        (tos(), select(vec![0x3fu8, 0xfc, 0xff, 0x1e])).prop_map(|(value, mask)| Test::Tos { value, mask }),
-        (0..64u8).prop_map(Test::CodePoint),
-        (mark_value(), mask()).prop_map(|(value, mask)| Test::Mark(MarkMatch { value, mask })),
-        (0..3u8, 0..3u8).prop_map(|(kind, last)| Test::Icmp { kind, codes: (0, last) }),
-        Just(Test::Opaque("-m time --timestart 08:00".to_owned())),
-    ];
-    vec((prop::bool::weighted(0.2), test).prop_map(|(not, test)| Match { not, test }), 0..3)
-}
-
 fn origin(source: Source) -> Origin {
     Origin::new(source, "random")
 }
@@ -459,6 +397,14 @@ fn mask() -> impl Strategy<Value = u32> {
 
 fn flow_label() -> impl Strategy<Value = u32> {
     select(vec![0u32, 0, 1, 0xabcde])
+}
+
+pub fn tcp_flags() -> impl Strategy<Value = u8> {
+    select(vec![0x02u8, 0x12, 0x10, 0x18, 0x04])
+}
+
+pub fn mss() -> impl Strategy<Value = u16> {
+    select(vec![1460u16, 1240, 1260, 536, 0])
 }
 
 fn length() -> impl Strategy<Value = u32> {

@@ -8,8 +8,8 @@ mod arbitrary;
 use std::collections::HashMap;
 
 use proptest::test_runner::{Config as Settings, TestRunner};
-use shunt_policy::config::{Hops, Route, RouteKind};
-use shunt_policy::{Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, compile, recompile, reference};
+use shunt_policy::config::{CounterSlot, Hops, Route, RouteKind};
+use shunt_policy::{Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, compile, recompile, reference};
 
 /// Configurations; each is asked [`QUERIES`] times.
 const CONFIGURATIONS: u32 = 20_000;
@@ -25,8 +25,12 @@ fn compiled_equals_reference_on_a_million_pairs() {
         let policy = compile(&config, Generation(1));
         for query in &queries {
             let trace = reference::trace(&config, query);
-            let answer = policy.decide(query);
+            let mut counted = Counted::default();
+            let answer = policy.decide_counting(query, &mut counted);
             proptest::prop_assert_eq!(answer, trace.end, "query {:?}\nsteps {:#?}", query, trace.steps);
+            if !matches!(answer, Err(Stop::Punt(_))) {
+                proptest::prop_assert_eq!(&counted.0, &trace.counted, "query {:?}\nsteps {:#?}", query, trace.steps);
+            }
             let word = match answer {
                 Ok(_) => "forward".to_owned(),
                 Err(stop) => stop.to_string(),
@@ -44,6 +48,16 @@ fn compiled_equals_reference_on_a_million_pairs() {
         assert!(ends.get(&reason).copied().unwrap_or(0) > 100, "the generator hardly reaches {reason:?}");
     }
     assert!(ends["forward"] > 50_000, "the generator hardly forwards");
+}
+
+/// The rules that say that they count a packet.
+#[derive(Default)]
+struct Counted(Vec<CounterSlot>);
+
+impl Tally for Counted {
+    fn count(&mut self, slot: CounterSlot) {
+        self.0.push(slot);
+    }
 }
 
 /// Routes come and go, one at a time; what is compiled at the cost of the change answers as the literal reference does.
@@ -102,7 +116,8 @@ fn host_prefix(host: u8) -> Prefix {
 /// The ends that the policy can decide; the others belong to the frame parser, the ports and the mirror.
 fn policy_reasons() -> Vec<String> {
     use shunt_policy::{DropReason as D, PuntReason as P};
-    let drops = [D::MangleDrop, D::BlackholeRule, D::BlackholeRoute].map(Stop::Drop);
+    let drops =
+        [D::PreroutingDrop, D::ForwardDrop, D::PostroutingDrop, D::BlackholeRule, D::BlackholeRoute].map(Stop::Drop);
     let punts = [
         P::NotUnicast,
         P::Oversize,
@@ -125,8 +140,15 @@ fn policy_reasons() -> Vec<String> {
         P::OpaqueRule,
         P::OpaqueRoute,
         P::MultipathInner,
-        P::OpaqueMangle,
-        P::ForwardFilter,
+        P::OpaquePrerouting,
+        P::OpaqueForward,
+        P::OpaquePostrouting,
+        P::Reject,
+        P::MssOption,
+        P::ChainOrder,
+        P::TtlExpired,
+        P::Conntrack,
+        P::Netdev,
         P::Nat,
     ]
     .map(Stop::Punt);

@@ -1,0 +1,161 @@
+//! Netfilter: the chains that a forwarded packet passes, in the kernel's order, and guards for what is not evaluated.
+
+mod counters;
+mod guards;
+mod ipset;
+mod nft;
+mod xt;
+
+use std::collections::{HashMap, HashSet};
+
+use shunt_policy::PuntReason;
+use shunt_policy::config::{
+    Action, BaseChain, ChainPolicy, ChainRule, Hook, Match, Origin, Set, Source, Step, Test, UserChain, Verdict,
+};
+
+use super::{Item, Part, Standing};
+use crate::mirror::netfilter::Netfilter;
+pub use counters::{Counters, RuleKey, Twins, keyed};
+
+/// A base chain of one of the dialects.
+pub(super) struct Lowered {
+    pub(super) chain: BaseChain,
+    /// Of type nat: consulted for the first packet of a connection, and then for none.
+    pub(super) nat: bool,
+    /// In which table of which dialect: chains of one table run in the order in which they are listed.
+    pub(super) table: String,
+}
+
+/// The chains that are evaluated; all else becomes guards.
+pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &mut Part) -> Vec<BaseChain> {
+    let nft::Native { chains: native, unevaluated } = nft::chains(&netfilter.nft);
+    let mut sets = ipset::Sets::new(netfilter);
+    let saved = netfilter.saved.iter().flat_map(|dialect| xt::chains(dialect, &mut sets));
+    let mut all: Vec<Lowered> = saved.chain(native).collect();
+    // A chain without rules that accepts says nothing, wherever it stands.
+    all.retain(|Lowered { chain, .. }| !chain.rules.is_empty() || chain.policy == ChainPolicy::Drop);
+    all.sort_by_key(|Lowered { chain, .. }| (chain.family, chain.hook, chain.priority));
+    let nat: Vec<Lowered> = all.extract_if(.., |lowered| lowered.nat).collect();
+    for lowered in &nat {
+        guards::nat(&lowered.chain, part);
+    }
+    guards::still_translated(netfilter, part);
+    unevaluated.iter().for_each(|left| guards::unevaluated(left, part));
+    set_order(&mut all);
+    let mut reported = HashSet::new();
+    for Lowered { chain, .. } in &mut all {
+        counters.assign(chain);
+        guards::connections(chain, part);
+        report(chain, &mut reported, part);
+    }
+    counters.sweep();
+    all.into_iter().map(|lowered| lowered.chain).collect()
+}
+
+/// Which of two chains of one priority the kernel asks first depends on which was registered first, and that shows within a table
+/// only, by the order in which it lists them: the younger one runs first (`nf_hook_entries_grow`).
+fn set_order(all: &mut [Lowered]) {
+    let place = |chain: &BaseChain| (chain.family, chain.hook, chain.priority);
+    let same = |a: &Lowered, b: &Lowered| place(&a.chain) == place(&b.chain);
+    for group in all.chunk_by_mut(same) {
+        let one_table = group.windows(2).all(|pair| pair[0].table == pair[1].table);
+        if one_table {
+            group.reverse();
+        }
+        for lowered in group.iter_mut().skip(1) {
+            lowered.chain.unordered = !one_table;
+        }
+    }
+}
+
+/// What becomes of each rule, for `shunt check`. `reported` holds what was said before: a chain of family inet stands here twice, and a
+/// user chain as often as there are ways to it.
+fn report(chain: &BaseChain, reported: &mut HashSet<(Origin, Standing)>, part: &mut Part) {
+    if chain.policy == ChainPolicy::Drop {
+        part.report.push(Item::exact(Origin::new(source(chain), format!("{} policy drop", chain.name))));
+    }
+    for rule in rules(chain) {
+        let item = match left_to_kernel(rule, chain.hook) {
+            None => Item::exact(rule.origin.clone()),
+            Some((reason, what)) => {
+                let why = format!("packets that come to it are the kernel's; not mirrored: {what}");
+                Item { origin: rule.origin.clone(), standing: Standing::Punted(reason), why }
+            }
+        };
+        if reported.insert((item.origin.clone(), item.standing)) {
+            part.report.push(item);
+        }
+    }
+}
+
+/// The rules that packets of the base chain can come to.
+fn rules(chain: &BaseChain) -> impl Iterator<Item = &ChainRule> {
+    let reached = reachable(&chain.rules, &chain.user);
+    let user = chain.user.iter().filter(move |user| reached.contains(user.name.as_str()));
+    chain.rules.iter().chain(user.flat_map(|user| &user.rules))
+}
+
+fn source(chain: &BaseChain) -> Source {
+    chain.rules.first().map_or(Source::Nftables, |rule| rule.origin.source)
+}
+
+/// Names of the user chains to which rules lead.
+fn reachable<'a>(rules: &'a [ChainRule], user: &'a [UserChain]) -> HashSet<&'a str> {
+    let by_name: HashMap<&str, &UserChain> = user.iter().map(|chain| (chain.name.as_str(), chain)).collect();
+    let mut found = HashSet::new();
+    let mut open: Vec<&ChainRule> = rules.iter().collect();
+    while let Some(rule) = open.pop() {
+        for name in rule.steps.iter().flat_map(targets) {
+            if found.insert(name.as_str()) {
+                open.extend(by_name.get(name.as_str()).into_iter().flat_map(|chain| &chain.rules));
+            }
+        }
+    }
+    found
+}
+
+/// The chains to which a step leads.
+fn targets(step: &Step) -> Vec<&String> {
+    let of = |verdict| match verdict {
+        &Verdict::Jump(ref name) | &Verdict::Goto(ref name) => Some(name),
+        _ => None,
+    };
+    match step {
+        Step::Verdict(verdict) => of(verdict).into_iter().collect(),
+        Step::VerdictOf { map, .. } => map.elements.iter().filter_map(|element| of(&element.data)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Why packets may be punted that come to this rule, and by what.
+fn left_to_kernel(rule: &ChainRule, hook: Hook) -> Option<(PuntReason, String)> {
+    let opaque = match hook {
+        Hook::Prerouting => PuntReason::OpaquePrerouting,
+        Hook::Forward => PuntReason::OpaqueForward,
+        Hook::Postrouting => PuntReason::OpaquePostrouting,
+    };
+    rule.steps.iter().find_map(|step| match step {
+        Step::Match(Match { test: Test::Opaque(what), .. }) | Step::Do(Action::Opaque(what)) => {
+            Some((opaque, what.clone()))
+        }
+        Step::Match(Match { test: Test::Connection(what), .. }) | Step::Do(Action::Connection(what)) => {
+            Some((PuntReason::Conntrack, what.clone()))
+        }
+        Step::Match(Match { test: Test::In { set, .. }, .. }) => uncertain(set).map(|what| (opaque, what)),
+        Step::Do(Action::MarkOf { map, .. }) => uncertain(map).map(|what| (opaque, what)),
+        Step::VerdictOf { map, .. } => uncertain(map).map(|what| (opaque, what)),
+        Step::Verdict(Verdict::Opaque(what)) => Some((opaque, what.clone())),
+        Step::Verdict(Verdict::Reject) => Some((PuntReason::Reject, "the kernel answers what is rejected".to_owned())),
+        _ => None,
+    })
+}
+
+fn uncertain<T>(set: &Set<T>) -> Option<String> {
+    match &set.opaque {
+        Some(why) => Some(format!("{}: {why}", set.name)),
+        None => {
+            let uncertain = set.elements.iter().filter(|element| element.uncertain).count();
+            (uncertain > 0).then(|| format!("{uncertain} elements of {} that may end or that count", set.name))
+        }
+    }
+}

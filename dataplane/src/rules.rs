@@ -1,0 +1,162 @@
+//! Counters of netfilter rules, for the packets that the kernel does not see.
+
+use std::array;
+use std::sync::OnceLock;
+
+use shunt_policy::config::CounterSlot;
+use shunt_policy::{Ifindex, Policy, Tally};
+
+use crate::counters::Counter;
+use crate::packet::Packet;
+
+/// Counters in one piece of memory.
+const PIECE: usize = 1024;
+/// Pieces at most: rules beyond a million are evaluated, but not counted.
+const PIECES: usize = 1024;
+/// Rules that are remembered of a packet; one that more rules count is decided a second time.
+const HITS: usize = 30;
+
+/// One worker's counters of rules, by their slots. Written by that worker alone, but for new pieces, which the control side adds
+/// before it publishes a policy that needs them ([`OnceLock`]'s Release and Acquire).
+pub(crate) struct RuleCounters {
+    pieces: [OnceLock<Box<[RuleCounter; PIECE]>>; PIECES],
+}
+
+#[derive(Default)]
+struct RuleCounter {
+    packets: Counter,
+    /// Of IP packets, headers included.
+    bytes: Counter,
+}
+
+/// What a rule has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RuleCount {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Default for RuleCounters {
+    fn default() -> Self {
+        RuleCounters { pieces: array::from_fn(|_| OnceLock::new()) }
+    }
+}
+
+impl RuleCounters {
+    /// Makes room for so many slots. By the control side.
+    pub(crate) fn reserve(&self, slots: usize) {
+        for piece in self.pieces.iter().take(slots.div_ceil(PIECE)) {
+            piece.get_or_init(|| Box::new(array::from_fn(|_| RuleCounter::default())));
+        }
+    }
+
+    fn counter(&self, slot: CounterSlot) -> Option<&RuleCounter> {
+        let slot = slot.0 as usize;
+        self.pieces.get(slot / PIECE)?.get()?.get(slot % PIECE)
+    }
+
+    /// By the worker.
+    fn add(&self, slot: CounterSlot, bytes: u32) {
+        if let Some(counter) = self.counter(slot) {
+            counter.packets.add(1);
+            counter.bytes.add(bytes.into());
+        }
+    }
+
+    pub(crate) fn value(&self, slot: CounterSlot) -> RuleCount {
+        let of = |counter: &RuleCounter| RuleCount { packets: counter.packets.value(), bytes: counter.bytes.value() };
+        self.counter(slot).map_or(RuleCount::default(), of)
+    }
+
+    /// Counts for the rules that a packet has hit, now that it is certain that the kernel will not.
+    pub(crate) fn settle(&self, hits: &Hits, packet: &Packet, iif: Ifindex, policy: &Policy) {
+        let bytes = packet.length as u32;
+        if hits.more {
+            let _ = policy.decide_counting(&packet.query(iif), &mut Direct { counters: self, bytes });
+        } else {
+            hits.slots[..hits.length].iter().for_each(|slot| self.add(*slot, bytes));
+        }
+    }
+}
+
+/// The rules that one packet has hit so far.
+pub struct Hits {
+    slots: [CounterSlot; HITS],
+    length: usize,
+    /// There were more.
+    more: bool,
+}
+
+impl Default for Hits {
+    fn default() -> Self {
+        Hits { slots: [CounterSlot(0); HITS], length: 0, more: false }
+    }
+}
+
+impl Hits {
+    /// Before the next packet.
+    pub(crate) fn clear(&mut self) {
+        (self.length, self.more) = (0, false);
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.length > 0
+    }
+}
+
+impl Tally for Hits {
+    fn count(&mut self, slot: CounterSlot) {
+        match self.slots.get_mut(self.length) {
+            Some(place) => {
+                *place = slot;
+                self.length += 1;
+            }
+            None => self.more = true,
+        }
+    }
+}
+
+struct Direct<'a> {
+    counters: &'a RuleCounters,
+    bytes: u32,
+}
+
+impl Tally for Direct<'_> {
+    fn count(&mut self, slot: CounterSlot) {
+        self.counters.add(slot, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_room_is_not_counted_and_harms_nobody() {
+        let counters = RuleCounters::default();
+        counters.reserve(1500);
+        for slot in [0, 1500, 2047, 2048, u32::MAX] {
+            counters.add(CounterSlot(slot), 60);
+            counters.add(CounterSlot(slot), 40);
+        }
+        let two = RuleCount { packets: 2, bytes: 100 };
+        assert_eq!(
+            [0, 1, 1500, 2047].map(|slot| counters.value(CounterSlot(slot))),
+            [two, RuleCount::default(), two, two]
+        );
+        assert_eq!(counters.value(CounterSlot(2048)), RuleCount::default());
+        counters.reserve(usize::MAX);
+        assert_eq!(counters.value(CounterSlot(u32::MAX)), RuleCount::default());
+    }
+
+    #[test]
+    fn more_hits_than_there_is_room_for_are_known_to_be_more() {
+        let mut hits = Hits::default();
+        (0..HITS as u32).for_each(|slot| hits.count(CounterSlot(slot)));
+        assert!(hits.any() && !hits.more);
+        hits.count(CounterSlot(99));
+        assert!(hits.more);
+        hits.clear();
+        assert!(!hits.any() && !hits.more);
+    }
+}

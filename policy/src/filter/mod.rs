@@ -1,0 +1,173 @@
+//! Netfilter: what the chains on PREROUTING, FORWARD and POSTROUTING do to a packet, and guards for what is not evaluated.
+//!
+//! Rules work on the [`Query`](crate::Query) itself, as the kernel's work on the packet: a mark, a TOS or a TTL that one has set is what the next
+//! one sees. Nothing else is changed, so a walk that ends in a punt leaves no trace.
+
+mod chain;
+mod facts;
+mod guard;
+mod set;
+mod test;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::compile::Policy;
+use crate::config::{BaseChain, ChainPolicy, CounterSlot, Hook, Link};
+use crate::names::Family;
+use crate::outcome::{DropReason, PuntReason, Stop};
+pub(crate) use chain::Compiler;
+use chain::{CompiledBase, Flow};
+pub(crate) use facts::{Facts, FieldSet};
+pub(crate) use guard::CompiledGuard;
+
+/// Chains nested deeper are punted. The kernel's own bound for nftables is 16 (`NFT_JUMP_STACK_SIZE`).
+pub(crate) const DEEPEST_JUMP: usize = 64;
+
+/// Hears which rules have matched a packet, in their order.
+pub trait Tally {
+    fn count(&mut self, slot: CounterSlot);
+}
+
+/// Nobody wants to know.
+pub struct Uncounted;
+
+impl Tally for Uncounted {
+    fn count(&mut self, _: CounterSlot) {}
+}
+
+/// The chains of one family.
+#[derive(Debug, Default)]
+pub(crate) struct Chains {
+    /// By [`Hook`], in the kernel's order.
+    hooks: [Vec<Group>; Hook::ALL.len()],
+    /// All counters have lower numbers.
+    slots: usize,
+}
+
+/// Chains of one priority; several only if their order is not known.
+#[derive(Debug)]
+struct Group(Vec<CompiledBase>);
+
+/// What a rule may ask besides the packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) family: Family,
+    pub(crate) hook: Hook,
+}
+
+impl Chains {
+    pub(crate) fn compile(family: Family, chains: &[BaseChain], links: &[Link]) -> Self {
+        let mut compiler = Compiler::new(links);
+        let mut compiled = Chains::default();
+        for chain in chains.iter().filter(|chain| chain.family == family) {
+            let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));
+            compiled.slots = rules.fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
+            let groups = &mut compiled.hooks[chain.hook as usize];
+            let base = compiler.base(chain);
+            match groups.last_mut() {
+                Some(group) if chain.unordered => group.0.push(base),
+                _ => groups.push(Group(vec![base])),
+            }
+        }
+        compiled
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Passes the packet through one hook. Each base chain sees what the one before has left; ACCEPT ends only its own.
+    ///
+    /// # Errors
+    ///
+    /// How the packet ends here.
+    pub(crate) fn pass(
+        &self,
+        hook: Hook,
+        facts: &mut Facts<'_>,
+        policy: &Policy,
+        tally: &mut impl Tally,
+    ) -> Result<(), Stop> {
+        let surroundings = Surroundings { policy, family: facts.query.family(), hook };
+        for group in &self.hooks[hook as usize] {
+            match &group.0[..] {
+                [chain] => chain.pass(facts, surroundings, tally)?,
+                chains => pass_unordered(chains, facts, surroundings, tally)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs each of the chains on the packet as it comes to them. What they come to stands if it is the same in any order; a packet for
+/// which it is not is the kernel's.
+fn pass_unordered(
+    chains: &[CompiledBase],
+    facts: &mut Facts<'_>,
+    surroundings: Surroundings<'_>,
+    tally: &mut impl Tally,
+) -> Result<(), Stop> {
+    let unknown = Err(Stop::Punt(PuntReason::ChainOrder));
+    let came = Facts { written: FieldSet::default(), counted: 0, ..*facts };
+    let mut writer: Option<(usize, Facts<'_>)> = None;
+    let (mut drops, mut traces, mut drop, mut clash) = (0, 0, None, false);
+    for (number, chain) in chains.iter().enumerate() {
+        let mut own = came;
+        match chain.pass(&mut own, surroundings, tally) {
+            Ok(()) if own.written.is_empty() => {}
+            Ok(()) => {
+                clash |= writer.is_some();
+                writer = Some((number, own));
+            }
+            Err(stop @ Stop::Drop(_)) => (drops, drop) = (drops + 1, Some((stop, own.counted > 0))),
+            Err(punt) => return Err(punt),
+        }
+        traces += u32::from(own.counted > 0);
+    }
+    match drop {
+        _ if clash => return unknown,
+        // Who comes before the one that drops counts, who comes behind it does not.
+        Some((stop, counted)) if traces == u32::from(counted && drops == 1) => return Err(stop),
+        Some(_) => return unknown,
+        None => {}
+    }
+    if let Some((writer, own)) = writer {
+        let reads = |(number, chain): (usize, &CompiledBase)| number != writer && chain.reads.meets(own.written);
+        if chains.iter().enumerate().any(reads) {
+            return unknown;
+        }
+        *facts = Facts { written: facts.written.with(own.written), counted: facts.counted, ..own };
+    }
+    Ok(())
+}
+
+impl CompiledBase {
+    fn pass(&self, facts: &mut Facts<'_>, surroundings: Surroundings<'_>, tally: &mut impl Tally) -> Result<(), Stop> {
+        match self.run(facts, surroundings, tally)? {
+            Flow::Accept => Ok(()),
+            Flow::Return if self.policy == ChainPolicy::Accept => Ok(()),
+            Flow::Return => Err(drop_at(surroundings.hook)),
+        }
+    }
+}
+
+pub(crate) fn drop_at(hook: Hook) -> Stop {
+    Stop::Drop(match hook {
+        Hook::Prerouting => DropReason::PreroutingDrop,
+        Hook::Forward => DropReason::ForwardDrop,
+        Hook::Postrouting => DropReason::PostroutingDrop,
+    })
+}
+
+pub(crate) fn opaque_at(hook: Hook) -> Stop {
+    Stop::Punt(match hook {
+        Hook::Prerouting => PuntReason::OpaquePrerouting,
+        Hook::Forward => PuntReason::OpaqueForward,
+        Hook::Postrouting => PuntReason::OpaquePostrouting,
+    })
+}
+
+/// What is compiled once for all that share it: by the address of what it is made of.
+type Shared<T> = HashMap<*const (), Arc<T>>;

@@ -1,0 +1,422 @@
+//! Chains, rules and sets, step by step.
+
+use std::net::IpAddr;
+
+use super::{Step, Walk};
+use crate::config::{
+    self, Action, BaseChain, ChainPolicy, ChainRule, Field, Guard, Hook, Match, Mss, MssLimit, RouteKind, Set, Side,
+    Test, TtlChange, Value, Verdict,
+};
+use crate::names::{Family, Ifindex, Mark, Prefix, TableId};
+use crate::outcome::{DropReason, PuntReason, Stop};
+use crate::query::{Query, Transport};
+
+/// See [`Verdict::Jump`]: deeper is punted.
+const DEEPEST: usize = crate::filter::DEEPEST_JUMP;
+
+/// The packet on its way, as rules before have left it.
+#[derive(Clone)]
+pub(super) struct Packet {
+    pub(super) query: Query,
+    pub(super) oif: Option<Ifindex>,
+    /// Largest packet that the route ahead takes.
+    pub(super) mtu: u32,
+    /// Fields that rules have set, be it to what they were.
+    written: Vec<Field>,
+    /// Rules that have counted it.
+    counts: usize,
+}
+
+impl Packet {
+    pub(super) fn of(query: &Query) -> Self {
+        Packet { query: *query, oif: None, mtu: 0, written: Vec::new(), counts: 0 }
+    }
+}
+
+/// How a chain ended.
+enum End {
+    Accept,
+    Return,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn guards(&mut self, hook: Hook, packet: &Packet) -> Result<(), Stop> {
+        let (config, family) = (self.config, self.family);
+        for guard in config.guards.iter().filter(|guard| guard.family == family && guard.hook == hook) {
+            let Guard { matches, reason, origin, .. } = guard;
+            let excluded = matches.iter().any(|one| self.holds(one, packet) == Some(false));
+            if !excluded {
+                self.steps.push(Step::MightMatch { rule: origin.clone() });
+                return Err(Stop::Punt(*reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// All base chains of a hook.
+    pub(super) fn hook(&mut self, hook: Hook, packet: &mut Packet) -> Result<(), Stop> {
+        let (config, family) = (self.config, self.family);
+        let chains: Vec<&BaseChain> =
+            config.chains.iter().filter(|chain| chain.family == family && chain.hook == hook).collect();
+        let mut rest = &chains[..];
+        while let [first, behind @ ..] = rest {
+            let companions = behind.iter().take_while(|chain| chain.unordered).count();
+            if companions == 0 {
+                self.base_chain(first, packet)?;
+            } else {
+                self.in_any_order(&rest[..=companions], packet)?;
+            }
+            rest = &behind[companions..];
+        }
+        Ok(())
+    }
+
+    /// Each of the chains sees the packet as it came. What they make of it counts if no order would make anything else of it.
+    fn in_any_order(&mut self, chains: &[&'a BaseChain], packet: &mut Packet) -> Result<(), Stop> {
+        let came = Packet { written: Vec::new(), counts: 0, ..packet.clone() };
+        let mut ends = Vec::new();
+        for chain in chains {
+            let mut own = came.clone();
+            match self.base_chain(chain, &mut own) {
+                Err(Stop::Punt(reason)) => return Err(Stop::Punt(reason)),
+                end => ends.push((end, own)),
+            }
+        }
+        let unknown = Err(Stop::Punt(PuntReason::ChainOrder));
+        let writers: Vec<usize> =
+            (0..ends.len()).filter(|at| ends[*at].0.is_ok() && !ends[*at].1.written.is_empty()).collect();
+        if writers.len() > 1 {
+            return unknown;
+        }
+        let droppers: Vec<usize> = (0..ends.len()).filter(|at| ends[*at].0.is_err()).collect();
+        let counters: Vec<usize> = (0..ends.len()).filter(|at| ends[*at].1.counts > 0).collect();
+        if let [one, ..] = droppers[..] {
+            let alone = counters.is_empty() || (counters == [one] && droppers == [one]);
+            return if alone { ends[one].0 } else { unknown };
+        }
+        if let [writer] = writers[..] {
+            for (at, chain) in chains.iter().enumerate() {
+                let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));
+                let looks = rules.flat_map(|rule| rule.steps.iter().flat_map(looked_at)).collect::<Vec<_>>();
+                if at != writer && ends[writer].1.written.iter().any(|field| looks.contains(field)) {
+                    return unknown;
+                }
+            }
+            packet.query = ends[writer].1.query;
+            packet.written.extend(ends[writer].1.written.iter().copied());
+        }
+        Ok(())
+    }
+
+    fn base_chain(&mut self, chain: &'a BaseChain, packet: &mut Packet) -> Result<(), Stop> {
+        match self.chain(chain, &chain.rules, packet, 0)? {
+            End::Accept => Ok(()),
+            End::Return if chain.policy == ChainPolicy::Accept => Ok(()),
+            End::Return => {
+                self.steps.push(Step::ChainPolicy { chain: chain.name.clone(), policy: chain.policy });
+                Err(dropped(chain.hook))
+            }
+        }
+    }
+
+    fn chain(
+        &mut self,
+        base: &'a BaseChain,
+        rules: &'a [ChainRule],
+        packet: &mut Packet,
+        depth: usize,
+    ) -> Result<End, Stop> {
+        for rule in rules {
+            let (target, goes) = match self.rule(base.hook, rule, packet)? {
+                Verdict::Continue => continue,
+                Verdict::Accept => return Ok(End::Accept),
+                Verdict::Drop => return Err(dropped(base.hook)),
+                Verdict::Return => return Ok(End::Return),
+                Verdict::Reject => return Err(Stop::Punt(PuntReason::Reject)),
+                Verdict::Nat { .. } => return Err(Stop::Punt(PuntReason::Nat)),
+                Verdict::Opaque(_) => return Err(unknown(base.hook)),
+                Verdict::Jump(name) => (name, false),
+                Verdict::Goto(name) => (name, true),
+            };
+            let user = base.user.iter().rfind(|user| user.name == target);
+            let user = user.filter(|_| depth < DEEPEST).ok_or(unknown(base.hook))?;
+            let end = self.chain(base, &user.rules, packet, depth + 1)?;
+            if goes || matches!(end, End::Accept) {
+                return Ok(end);
+            }
+        }
+        Ok(End::Return)
+    }
+
+    /// Takes a rule's steps.
+    fn rule(&mut self, hook: Hook, rule: &'a ChainRule, packet: &mut Packet) -> Result<Verdict, Stop> {
+        let before = packet.query;
+        let opaque = |walk: &mut Self| {
+            walk.steps.push(Step::MightMatch { rule: rule.origin.clone() });
+            Err(unknown(hook))
+        };
+        let mut verdict = Verdict::Continue;
+        for step in &rule.steps {
+            match step {
+                config::Step::Match(one) => match self.holds(one, packet) {
+                    Some(true) => {}
+                    Some(false) => {
+                        // nftables may have changed the packet by then.
+                        if before != packet.query {
+                            self.matched(rule, &before, &packet.query);
+                        }
+                        return Ok(Verdict::Continue);
+                    }
+                    None => return opaque(self),
+                },
+                config::Step::Count => {
+                    packet.counts += 1;
+                    self.counted.push(rule.counter);
+                }
+                config::Step::Do(Action::Nothing) => {}
+                config::Step::Do(Action::Mark { clear, flip }) => {
+                    packet.query.mark = Mark((packet.query.mark.0 & !clear) ^ flip);
+                    packet.written.push(Field::Mark);
+                }
+                config::Step::Do(Action::MarkOf { key, map }) => match self.element(key, map, packet) {
+                    Some(Some(mark)) => {
+                        packet.query.mark = Mark(*mark);
+                        packet.written.push(Field::Mark);
+                    }
+                    Some(None) => return Ok(Verdict::Continue),
+                    None => return opaque(self),
+                },
+                config::Step::Do(Action::Tos { clear, flip }) => {
+                    packet.query.tos = (packet.query.tos & !clear) ^ flip;
+                    packet.written.push(Field::Tos);
+                }
+                config::Step::Do(Action::Ttl(change)) => {
+                    let ttl = u32::from(packet.query.ttl);
+                    packet.query.ttl = match change {
+                        TtlChange::Set(ttl) => *ttl,
+                        TtlChange::Raise(by) => (ttl + u32::from(*by)).min(255) as u8,
+                        TtlChange::Lower(by) => ttl.saturating_sub(u32::from(*by)) as u8,
+                    };
+                    packet.written.push(Field::Ttl);
+                }
+                config::Step::Do(Action::Mss(mss)) => self.lower_mss(hook, *mss, packet)?,
+                config::Step::Do(Action::Connection(_) | Action::Opaque(_)) => return opaque(self),
+                config::Step::Verdict(one) => {
+                    verdict = one.clone();
+                    break;
+                }
+                config::Step::VerdictOf { key, map } => {
+                    match self.element(key, map, packet) {
+                        Some(Some(one)) => verdict = one.clone(),
+                        Some(None) => return Ok(Verdict::Continue),
+                        None => return opaque(self),
+                    }
+                    break;
+                }
+            }
+        }
+        self.matched(rule, &before, &packet.query);
+        Ok(verdict)
+    }
+
+    fn matched(&mut self, rule: &ChainRule, before: &Query, after: &Query) {
+        let mut changes = Vec::new();
+        if before.mark != after.mark {
+            changes.push(format!("mark {} -> {}", before.mark, after.mark));
+        }
+        if before.tos != after.tos {
+            changes.push(format!("tos {:#04x} -> {:#04x}", before.tos, after.tos));
+        }
+        if before.ttl != after.ttl {
+            changes.push(format!("ttl {} -> {}", before.ttl, after.ttl));
+        }
+        if let (Some(old), Some(new)) = (before.mss, after.mss)
+            && old != new
+        {
+            changes.push(format!("mss {old} -> {new}"));
+        }
+        self.steps.push(Step::Matched { rule: rule.origin.clone(), changes });
+    }
+
+    fn lower_mss(&mut self, hook: Hook, mss: Mss, packet: &mut Packet) -> Result<(), Stop> {
+        if packet.query.protocol != 6 {
+            return Ok(());
+        }
+        let Some(old) = packet.query.mss else {
+            return if mss.adds { Err(Stop::Punt(PuntReason::MssOption)) } else { Ok(()) };
+        };
+        let new = match mss.to {
+            MssLimit::Bytes(bytes) => u32::from(bytes),
+            MssLimit::PathMtu => {
+                let headers = if self.family == Family::V4 { 20 + 20 } else { 40 + 20 };
+                let mtu = packet.mtu.min(self.mtu_back(&packet.query)?);
+                let sensible = packet.oif.is_some() && mtu > headers && mtu - headers <= 0xffff;
+                if !sensible {
+                    return Err(unknown(hook));
+                }
+                mtu - headers
+            }
+        };
+        if u32::from(old) > new {
+            packet.query.mss = Some(new as u16);
+        }
+        packet.written.push(Field::TcpMss);
+        Ok(())
+    }
+
+    /// Whether one match holds; `None` if we cannot know.
+    fn holds(&self, one: &Match, packet: &Packet) -> Option<bool> {
+        let answer = match &one.test {
+            Test::Field { field, mask, values } => match self.value(*field, packet) {
+                None => return Some(false),
+                Some(seen) => values.iter().any(|value| self.is(value, seen & mask, *field)),
+            },
+            Test::EitherPort(ranges) => {
+                let Transport::Ports { source, destination } = packet.query.transport else { return Some(false) };
+                ranges.iter().any(|range| range.contains(source) || range.contains(destination))
+            }
+            Test::In { key, set } => {
+                if key.iter().any(|field| self.value(*field, packet).is_none()) {
+                    return Some(false);
+                }
+                self.element(key, set, packet)?.is_some()
+            }
+            Test::AddressType { of, types } => {
+                let address = match of {
+                    Side::Source => packet.query.source,
+                    Side::Destination => packet.query.destination,
+                };
+                types & (1 << self.address_type(address)) != 0
+            }
+            Test::Never => return Some(false),
+            Test::Connection(_) | Test::Opaque(_) => return None,
+        };
+        Some(answer != one.not)
+    }
+
+    /// The element's data, if there is one; `None` if that cannot be known.
+    fn element<'s, T>(&self, key: &[Field], set: &'s Set<T>, packet: &Packet) -> Option<Option<&'s T>> {
+        if set.opaque.is_some() {
+            return None;
+        }
+        let mut seen = Vec::new();
+        for field in key {
+            match self.value(*field, packet) {
+                Some(value) => seen.push((*field, value)),
+                None => return Some(None),
+            }
+        }
+        let found = set
+            .elements
+            .iter()
+            .find(|element| element.key.iter().zip(&seen).all(|(value, (field, seen))| self.is(value, *seen, *field)));
+        match found {
+            Some(element) if element.uncertain => None,
+            Some(element) => Some(Some(&element.data)),
+            None => Some(None),
+        }
+    }
+
+    fn is(&self, value: &Value, seen: u128, field: Field) -> bool {
+        match value {
+            Value::Range { first, last } => (*first..=*last).contains(&seen),
+            Value::Name(pattern) => {
+                let names_interfaces = matches!(field, Field::Iif | Field::Oif);
+                let link = self.config.links.iter().find(|link| u128::from(link.ifindex.0) == seen);
+                names_interfaces && link.is_some_and(|link| pattern.matches(&link.name))
+            }
+        }
+    }
+
+    fn value(&self, field: Field, packet: &Packet) -> Option<u128> {
+        let Packet { query, oif, .. } = packet;
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let ports = match query.transport {
+            Transport::Ports { source, destination } => Some((source, destination)),
+            _ => None,
+        };
+        let icmp = match query.transport {
+            Transport::Icmp { kind, code } => Some((kind, code)),
+            _ => None,
+        };
+        match field {
+            Field::Iif => Some(query.iif.0.into()),
+            Field::Oif => oif.map(|oif| oif.0.into()),
+            Field::IifGroup => self.link(query.iif).map(|link| link.group.into()),
+            Field::OifGroup => self.link((*oif)?).map(|link| link.group.into()),
+            Field::Source => Some(number(query.source)),
+            Field::Destination => Some(number(query.destination)),
+            Field::Protocol => Some(query.protocol.into()),
+            Field::SourcePort => ports.map(|ports| ports.0.into()),
+            Field::DestinationPort => ports.map(|ports| ports.1.into()),
+            Field::IcmpType => icmp.map(|icmp| icmp.0.into()),
+            Field::IcmpCode => icmp.map(|icmp| icmp.1.into()),
+            Field::IcmpTypeCode => icmp.map(|icmp| u128::from(icmp.0) * 256 + u128::from(icmp.1)),
+            Field::Tos => Some(query.tos.into()),
+            Field::Ttl => Some(query.ttl.into()),
+            Field::FlowLabel => (self.family == Family::V6).then_some(query.flow_label.into()),
+            Field::Length => Some(query.length.into()),
+            Field::Mark => Some(query.mark.0.into()),
+            Field::TcpFlags => (query.protocol == 6).then_some(query.tcp_flags.into()),
+            Field::TcpMss => query.mss.map(u128::from),
+            Field::IpsetSourcePort | Field::IpsetDestinationPort => Some(match (query.protocol, ports, icmp) {
+                (6 | 17 | 132 | 136, Some((source, _)), _) if field == Field::IpsetSourcePort => source.into(),
+                (6 | 17 | 132 | 136, Some((_, destination)), _) => destination.into(),
+                (_, _, Some((kind, code))) => u128::from(kind) * 256 + u128::from(code),
+                _ => 0,
+            }),
+            Field::SourceMac => Some(query.source_mac.0.iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte))),
+        }
+    }
+
+    /// `RTN_UNICAST` and so on of `linux/rtnetlink.h`.
+    fn address_type(&self, address: IpAddr) -> u32 {
+        let local = self.config.tables.each_of(Family::of(address), TableId::LOCAL);
+        let holds = local.filter(|(prefix, _): &(Prefix, _)| prefix.contains(address));
+        let longest = holds.max_by_key(|(prefix, _)| prefix.length()).and_then(|(_, routes)| routes.first());
+        match longest.map(|route| &route.kind) {
+            Some(RouteKind::Local(_)) => 2,
+            Some(RouteKind::Broadcast(_)) => 3,
+            Some(RouteKind::Anycast(_)) => 4,
+            Some(RouteKind::Multicast(_)) => 5,
+            _ => 1,
+        }
+    }
+}
+
+/// What a step looks at, or changes.
+fn looked_at(step: &config::Step) -> Vec<Field> {
+    match step {
+        config::Step::Match(Match { test: Test::Field { field, .. }, .. }) => vec![*field],
+        config::Step::Match(Match { test: Test::EitherPort(_), .. }) => vec![Field::SourcePort, Field::DestinationPort],
+        config::Step::Match(Match { test: Test::In { key, .. }, .. }) | config::Step::VerdictOf { key, .. } => {
+            key.clone()
+        }
+        // The mark that comes out of a map does not depend on the one before, but on who comes last.
+        config::Step::Do(Action::MarkOf { key, .. }) => [&key[..], &[Field::Mark]].concat(),
+        config::Step::Do(Action::Mark { .. }) => vec![Field::Mark],
+        config::Step::Do(Action::Tos { .. }) => vec![Field::Tos],
+        config::Step::Do(Action::Ttl(_)) => vec![Field::Ttl],
+        config::Step::Do(Action::Mss(_)) => vec![Field::TcpMss],
+        _ => Vec::new(),
+    }
+}
+
+fn dropped(hook: Hook) -> Stop {
+    Stop::Drop(match hook {
+        Hook::Prerouting => DropReason::PreroutingDrop,
+        Hook::Forward => DropReason::ForwardDrop,
+        Hook::Postrouting => DropReason::PostroutingDrop,
+    })
+}
+
+fn unknown(hook: Hook) -> Stop {
+    Stop::Punt(match hook {
+        Hook::Prerouting => PuntReason::OpaquePrerouting,
+        Hook::Forward => PuntReason::OpaqueForward,
+        Hook::Postrouting => PuntReason::OpaquePostrouting,
+    })
+}
