@@ -519,7 +519,7 @@ fn privileged_rules_count_what_they_count_in_the_kernel() {
     let hooks = ["prerouting", "forward", "postrouting"];
     let ruleset: String = rules(false).iter().map(|(family, rules)| table(family, &hooks, rules)).collect();
     let mut tally = Tally::default();
-    tally.compare(&net, &mut wire, &ruleset, frames(net.router.mac("eth0")).iter());
+    tally.compare(&net, &mut wire, &ruleset, frames(net.router.mac("eth0")).iter().step_by(3));
     tally.judge(50_000);
 }
 
