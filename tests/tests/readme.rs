@@ -157,7 +157,7 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     ["--ports", "--match-set", "-m addrtype"].into_iter().for_each(in_table);
 }
 
-const FIELDS: [Field; 20] = [
+const FIELDS: [Field; 22] = [
     Field::Iif,
     Field::Oif,
     Field::IifGroup,
@@ -178,6 +178,8 @@ const FIELDS: [Field; 20] = [
     Field::TcpFlags,
     Field::TcpMss,
     Field::SourceMac,
+    Field::IpsetSourcePort,
+    Field::IpsetDestinationPort,
 ];
 
 /// How a rule asks for the field.
@@ -203,5 +205,6 @@ fn option(field: Field) -> &'static str {
         Field::TcpFlags => "--tcp-flags",
         Field::TcpMss => "-m tcpmss",
         Field::SourceMac => "--mac-source",
+        Field::IpsetSourcePort | Field::IpsetDestinationPort => "--match-set",
     }
 }

@@ -28,13 +28,15 @@ pub enum Part {
     TrafficControl,
     Nftables,
     IptablesLegacy,
+    /// The sets that rules of iptables name.
+    Ipset,
     Xfrm,
     /// Whether conntrack translates a connection.
     Connections,
 }
 
 impl Part {
-    pub const ALL: [Part; 12] = [
+    pub const ALL: [Part; 13] = [
         Part::Links,
         Part::Addresses,
         Part::Rules,
@@ -45,6 +47,7 @@ impl Part {
         Part::TrafficControl,
         Part::Nftables,
         Part::IptablesLegacy,
+        Part::Ipset,
         Part::Xfrm,
         Part::Connections,
     ];
@@ -71,6 +74,7 @@ impl Part {
             Part::TrafficControl => "tc",
             Part::Nftables => "nftables",
             Part::IptablesLegacy => "iptables-legacy",
+            Part::Ipset => "ipset",
             Part::Xfrm => "xfrm",
             Part::Connections => "connections",
         }
@@ -81,7 +85,8 @@ impl Part {
         match self {
             Part::Links | Part::Addresses | Part::Rules | Part::Routes | Part::Nexthops | Part::Neighbours => true,
             Part::Nftables => true,
-            Part::Sysctls | Part::TrafficControl | Part::IptablesLegacy | Part::Xfrm | Part::Connections => false,
+            Part::Sysctls | Part::TrafficControl | Part::IptablesLegacy | Part::Ipset => false,
+            Part::Xfrm | Part::Connections => false,
         }
     }
 
@@ -91,7 +96,7 @@ impl Part {
             Part::Links | Part::Addresses | Part::Rules | Part::Nexthops | Part::Neighbours => TOLD,
             Part::Routes => DUMPED_ANEW,
             Part::Sysctls | Part::TrafficControl | Part::Xfrm | Part::Connections => LOOKED_AT,
-            Part::Nftables | Part::IptablesLegacy => PRINTED,
+            Part::Nftables | Part::IptablesLegacy | Part::Ipset => PRINTED,
         }
     }
 }

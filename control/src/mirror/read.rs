@@ -42,7 +42,9 @@ impl Mirror {
             Part::Rules => self.read_rules()?,
             Part::Nexthops => self.read_nexthops()?,
             // They have ways of their own.
-            Part::Routes | Part::Nftables | Part::IptablesLegacy | Part::Xfrm | Part::Connections => false,
+            Part::Routes | Part::Nftables | Part::IptablesLegacy | Part::Ipset | Part::Xfrm | Part::Connections => {
+                false
+            }
         };
         self.last_read.note(part);
         if differs {
@@ -295,7 +297,7 @@ impl Mirror {
             }
         }
         if self.netfilter.look_around() {
-            self.last_read.note(Part::IptablesLegacy);
+            [Part::IptablesLegacy, Part::Ipset].into_iter().for_each(|part| self.last_read.note(part));
         }
         match self.view.netfilter.translated.is_empty() {
             // With nat rules nobody asks, and without any it needs some first.
@@ -314,12 +316,19 @@ impl Mirror {
             Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
         }
         let began = self.netfilter.began();
-        [Part::Nftables, Part::IptablesLegacy].into_iter().for_each(|part| self.last_read.note_at(part, began));
+        [Part::Nftables, Part::IptablesLegacy, Part::Ipset]
+            .into_iter()
+            .for_each(|part| self.last_read.note_at(part, began));
         if netfilter != self.view.netfilter {
             let legacy = |netfilter: &Netfilter| netfilter.legacy().cloned().collect::<Vec<_>>();
             let of_legacy = legacy(&netfilter) != legacy(&self.view.netfilter);
-            self.differed(if of_legacy { Part::IptablesLegacy } else { Part::Nftables });
-            if !told && !of_legacy {
+            let of_sets = netfilter.ipsets != self.view.netfilter.ipsets;
+            self.differed(match (of_legacy, of_sets) {
+                (true, _) => Part::IptablesLegacy,
+                (false, true) => Part::Ipset,
+                (false, false) => Part::Nftables,
+            });
+            if !told && !of_legacy && !of_sets {
                 self.audit.suspect(Part::Nftables);
             }
             self.view.netfilter = netfilter;

@@ -162,6 +162,10 @@ pub enum Field {
     TcpMss,
     /// Source address of the frame, the number that its six bytes make.
     SourceMac,
+    /// What ipset compares with the port of an element (`ip_set_get_ip4_port`): the port of TCP, UDP, UDP-Lite and SCTP, type and code
+    /// of ICMP as in `IcmpTypeCode`, 0 for all others.
+    IpsetSourcePort,
+    IpsetDestinationPort,
 }
 
 impl Field {

@@ -92,7 +92,24 @@ impl<'a> Facts<'a> {
                 let [a, b, c, d, e, f] = query.source_mac.0;
                 u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()
             }
+            Field::IpsetSourcePort => ipset_ports(query).0.into(),
+            Field::IpsetDestinationPort => ipset_ports(query).1.into(),
         })
+    }
+}
+
+/// What `get_port` of ip_set_getport.c finds for source and destination.
+fn ipset_ports(query: &Query) -> (u16, u16) {
+    match query.transport {
+        // TCP, UDP, SCTP and UDP-Lite; not DCCP.
+        Transport::Ports { source, destination } if matches!(query.protocol, TCP | 17 | 132 | 136) => {
+            (source, destination)
+        }
+        Transport::Icmp { kind, code } => {
+            let both = u16::from_be_bytes([kind, code]);
+            (both, both)
+        }
+        _ => (0, 0),
     }
 }
 

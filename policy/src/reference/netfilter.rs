@@ -362,6 +362,12 @@ impl<'a> Walk<'a> {
             Field::Mark => Some(query.mark.0.into()),
             Field::TcpFlags => (query.protocol == 6).then_some(query.tcp_flags.into()),
             Field::TcpMss => query.mss.map(u128::from),
+            Field::IpsetSourcePort | Field::IpsetDestinationPort => Some(match (query.protocol, ports, icmp) {
+                (6 | 17 | 132 | 136, Some((source, _)), _) if field == Field::IpsetSourcePort => source.into(),
+                (6 | 17 | 132 | 136, Some((_, destination)), _) => destination.into(),
+                (_, _, Some((kind, code))) => u128::from(kind) * 256 + u128::from(code),
+                _ => 0,
+            }),
             Field::SourceMac => Some(query.source_mac.0.iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte))),
         }
     }

@@ -205,6 +205,8 @@ fn field(family: Family) -> impl Strategy<Value = (Field, BoxedStrategy<Value>)>
         1 => Just((Field::TcpFlags, tcp_flags().prop_map(Value::one).boxed())),
         1 => Just((Field::TcpMss, Just(Value::Range { first: 0, last: 1300 }).boxed())),
         1 => Just((Field::SourceMac, one(vec![0x0200_0000_0901]))),
+        1 => Just((Field::IpsetSourcePort, prop_oneof![Just(Value::one(0u16)), Just(Value::one(0x100u16))].boxed())),
+        1 => Just((Field::IpsetDestinationPort, ports())),
     ]
 }
 

@@ -4,11 +4,13 @@
 //! what iptables-legacy wrote with `iptables-legacy-save`; all other tables with `nft -j`.
 
 mod counts;
+pub mod ipset;
 mod kernel;
 pub mod nft;
 mod reader;
-pub mod save;
+mod text;
 mod watch;
+pub mod xt;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +19,10 @@ use shunt_policy::Family;
 use shunt_policy::config::Source;
 
 pub use counts::counts;
+use ipset::IpSets;
 use nft::Ruleset;
-use save::Saved;
 pub use watch::Watch;
+use xt::Saved;
 
 /// How long a tool may take. It counts towards the time after which the mirror is stale.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -30,6 +33,8 @@ const LONGEST: u64 = 64 << 20;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Netfilter {
     pub saved: Vec<Dialect>,
+    /// What `ipset save` prints if a rule names a set.
+    pub ipsets: IpSets,
     /// Native tables.
     pub nft: Arc<Ruleset>,
     /// Families in which conntrack still translates a connection.
@@ -49,6 +54,12 @@ impl Netfilter {
     /// Everything but what conntrack translates.
     pub async fn read() -> Result<Self, Fault> {
         Ok(reader::read(None).await?.netfilter)
+    }
+
+    /// Whether a rule asks an ipset.
+    pub fn names_sets(&self) -> bool {
+        let mut rules = self.saved.iter().flat_map(|dialect| dialect.saved.rules());
+        rules.any(|rule| rule.sets().next().is_some())
     }
 
     /// What iptables-legacy wrote.

@@ -10,9 +10,10 @@ use shunt_policy::config::Source;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
+use super::ipset::{self, IpSets};
 use super::kernel;
 use super::nft::{self, Ruleset};
-use super::save::{self, Saved};
+use super::xt::{self, Saved};
 use super::{Dialect, Fault, LONGEST, Netfilter, PATIENCE};
 
 /// The tables that iptables knows (`xtables_builtin_tables`).
@@ -25,8 +26,8 @@ const COMPLAINT: u64 = 64 << 10;
 /// Which tables iptables-legacy has made, from `/proc`: its rules give no event, and without tables there are none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LegacyTables {
-    v4: String,
-    v6: String,
+    pub(super) v4: String,
+    pub(super) v6: String,
 }
 
 impl LegacyTables {
@@ -66,12 +67,7 @@ pub async fn read(known: Option<Reading>) -> Result<Reading, Fault> {
             None => nftables(&interfaces).await,
         };
         let read = match read {
-            Ok((nft, mut saved)) => legacy().await.map(|legacy| {
-                saved.extend(legacy);
-                // By family, that which runs first in front.
-                saved.sort_by_key(|dialect| dialect.family);
-                Netfilter { saved, nft, translated: Vec::new() }
-            }),
+            Ok((nft, saved)) => by_polling(nft, saved).await,
             Err(fault) => Err(fault),
         };
         // What fails may do so because of the change.
@@ -150,6 +146,26 @@ async fn listed(what: &[&str]) -> Result<Ruleset, Fault> {
     parsed.map_err(|error| Fault::Failed { tool: "nft", problem: error.to_string() })
 }
 
+/// Adds what gives no event: iptables-legacy, and the sets that rules name.
+async fn by_polling(nft: Arc<Ruleset>, mut saved: Vec<Dialect>) -> Result<Netfilter, Fault> {
+    saved.extend(legacy().await?);
+    saved.sort_by_key(|dialect| dialect.family);
+    let mut netfilter = Netfilter { saved, nft, ..Netfilter::default() };
+    if netfilter.names_sets() {
+        netfilter.ipsets = ipsets().await?;
+    }
+    Ok(netfilter)
+}
+
+async fn ipsets() -> Result<IpSets, Fault> {
+    let printed = run("ipset", "ipset", &["save"]).await?;
+    let ipsets = aside("ipset", move || ipset::parse(&String::from_utf8_lossy(&printed))).await?;
+    match ipsets.cut {
+        true => Err(Fault::Failed { tool: "ipset", problem: "its output ends in the middle of a line".to_owned() }),
+        false => Ok(ipsets.without_counts()),
+    }
+}
+
 async fn legacy() -> Result<Vec<Dialect>, Fault> {
     let tables = LegacyTables::read();
     let (v4, v6) = tokio::try_join!(
@@ -165,7 +181,7 @@ async fn when<T>(wanted: bool, what: impl Future<Output = Result<T, Fault>>) -> 
 
 async fn saved_by(tool: &'static str, family: Family, source: Source) -> Result<Dialect, Fault> {
     let printed = run(tool, "iptables", &[]).await?;
-    let saved = aside(tool, move || save::parse(&String::from_utf8_lossy(&printed), family, source)).await?;
+    let saved = aside(tool, move || xt::parse(&String::from_utf8_lossy(&printed), family)).await?;
     if saved.cut {
         return Err(Fault::Failed { tool, problem: "its output ends in the middle of a table".to_owned() });
     }
@@ -177,13 +193,16 @@ fn printed(saved: &Saved, table: &str) -> bool {
 }
 
 /// Does what may take a while where it keeps nobody waiting.
-async fn aside<T: Send + 'static>(tool: &'static str, what: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+pub(super) async fn aside<T: Send + 'static>(
+    tool: &'static str,
+    what: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
     let done = tokio::task::spawn_blocking(what).await;
     done.map_err(|error| Fault::Failed { tool, problem: format!("its output cannot be read: {error}") })
 }
 
 /// Runs a tool to its end. What it prints may hold any bytes, in comments.
-async fn run(tool: &'static str, package: &'static str, arguments: &[&str]) -> Result<Vec<u8>, Fault> {
+pub(super) async fn run(tool: &'static str, package: &'static str, arguments: &[&str]) -> Result<Vec<u8>, Fault> {
     let missing = |error: std::io::Error| Fault::Missing { tool, package, problem: error.to_string() };
     let mut command = Command::new(tool);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -30,6 +30,8 @@ pub struct Watch {
     /// An event asked for the read that is under way.
     asked: bool,
     legacy: LegacyTables,
+    /// Rules name ipsets.
+    names_sets: bool,
     fault: Option<(Fault, std::time::Instant)>,
 }
 
@@ -45,6 +47,8 @@ impl Watch {
             told: false,
             asked: false,
             legacy: LegacyTables::read(),
+            // Until a reading says otherwise.
+            names_sets: true,
             fault: None,
         }
     }
@@ -82,11 +86,11 @@ impl Watch {
         self.due.get_or_insert_with(Instant::now);
     }
 
-    /// To be called now and then: iptables-legacy gives no event, and a tool that failed may work again. Says whether there is
-    /// nothing that iptables-legacy could have changed.
+    /// To be called now and then: iptables-legacy and ipset give no event, and a tool that failed may work again. Says whether there
+    /// is nothing that they could have changed.
     pub fn look_around(&mut self) -> bool {
         let legacy = LegacyTables::read();
-        let none = legacy == self.legacy && !legacy.any();
+        let none = legacy == self.legacy && !legacy.any() && !self.names_sets;
         if !none || self.fault.is_some() {
             self.due.get_or_insert_with(Instant::now);
         }
@@ -119,6 +123,7 @@ impl Watch {
             match read {
                 Ok(read) => {
                     self.fault = None;
+                    self.names_sets = read.netfilter.names_sets();
                     let told = std::mem::take(&mut self.asked) || self.told;
                     self.known = Some(read.clone());
                     return (read.netfilter, told);

@@ -56,7 +56,9 @@ pub(super) fn connections(chain: &BaseChain, part: &mut Part) {
                 reason: PuntReason::Conntrack,
                 origin: rule.origin.clone(),
             };
-            if !part.guards.contains(&guard) {
+            // One that takes all makes the others superfluous.
+            let all = |other: &Guard| other.family == guard.family && other.matches.is_empty();
+            if !part.guards.iter().any(all) {
                 part.guards.push(guard);
             }
         }
