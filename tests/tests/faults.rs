@@ -5,17 +5,36 @@ use std::time::{Duration, Instant};
 
 use shunt_tests::lab::{TwoWays, eventually, shunt_binary};
 
-#[test]
-fn privileged_a_failing_tool_is_shown_and_in_the_end_the_kernel_takes_over() {
+/// An nft that does as `/run/mode` says, and the other tools as they are: there is nothing else in the daemon's PATH.
+const TOOLS: &str = r#"
+mkdir -p /run/bin
+for tool in iptables ip6tables; do
+    for kind in nft legacy; do ln -s $(command -v $tool-$kind-save) /run/bin/; done
+done
+real=$(command -v nft)
+cat > /run/bin/nft <<EOF
+#!/bin/sh
+export PATH=$PATH
+case "\$(cat /run/mode 2>/dev/null)" in
+    fails) echo no memory >&2; exit 1;;
+    hangs) exec sleep 60;;
+    half) $real "\$@" | head -c 200; exit 0;;
+    endless) exec cat /dev/zero;;
+esac
+exec $real "\$@"
+EOF
+chmod +x /run/bin/nft
+"#;
+
+/// From the moment in which a command makes the tool useless, until another one makes it work again.
+fn story(breaks: &str, mends: &str, words: &[&str]) {
     let net = TwoWays::new();
-    // An nft that fails on demand, found before the real one.
-    net.router.run("mkdir -p /run/bin; real=$(command -v nft); printf '#!/bin/sh\\n[ -e /run/broken ] && { echo no memory >&2; exit 1; }\\nexec %s \"$@\"\\n' $real > /run/bin/nft; chmod +x /run/bin/nft");
-    let path = format!("PATH=/run/bin:{}", std::env::var("PATH").expect("a PATH"));
+    net.router.run(TOOLS);
     let binary = shunt_binary();
     let socket = "/run/shunt-faults.sock";
     let mut shunt = net
         .router
-        .command(&["env", &path, binary.to_str().expect("text"), "run", "--socket", socket])
+        .command(&["env", "PATH=/run/bin", binary.to_str().expect("text"), "run", "--socket", socket])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -25,30 +44,59 @@ fn privileged_a_failing_tool_is_shown_and_in_the_end_the_kernel_takes_over() {
         serde_json::from_str(&output.stdout).unwrap_or_default()
     };
     assert!(eventually(Duration::from_secs(10), || (status()["ports"].as_array()?.len() == 3).then_some(())).is_some());
+    // None without an answer: where the one hands over to the other a packet may be lost.
     let by_kernel = || {
         let before = net.router.kernel_forwarded();
-        assert_eq!(net.client.ask_tcp(TwoWays::SERVER, 80).expect("an answer"), "fast");
-        net.router.kernel_forwarded() > before
+        let answer = net.client.ask_tcp(TwoWays::SERVER, 80).ok()?;
+        assert_eq!(answer, "fast");
+        Some(net.router.kernel_forwarded() > before)
     };
-    assert!(!by_kernel());
+    assert_eq!(by_kernel(), Some(false));
 
-    net.router.run("touch /run/broken; iptables -t mangle -A PREROUTING -p tcp --dport 9999 -j DROP");
+    net.router.run(&format!("{breaks}; iptables -t mangle -A PREROUTING -p tcp --dport 9999 -j DROP"));
     let start = Instant::now();
-    let fault = eventually(Duration::from_secs(2), || status()["mirror"]["fault"].as_str().map(str::to_owned));
+    assert_eq!(by_kernel(), Some(false), "the last good policy stays in force");
+    let fault = eventually(Duration::from_secs(6), || status()["mirror"]["fault"].as_str().map(str::to_owned));
     let fault = fault.expect("the fault is shown");
-    assert!(fault.contains("nft") && fault.contains("no memory"), "{fault}");
-    assert!(!by_kernel(), "the last good policy stays in force");
-    let handed_over = eventually(Duration::from_secs(8), || by_kernel().then_some(()));
+    assert!(words.iter().all(|word| fault.contains(word)), "{fault}");
+    let handed_over = eventually(Duration::from_secs(8), || by_kernel().filter(|kernel| *kernel));
     assert!(handed_over.is_some(), "{:#}", status());
-    assert!(start.elapsed() > Duration::from_secs(4), "too early: {:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(Duration::from_secs(4) < took && took < Duration::from_secs(9), "{took:?}");
     assert_eq!(status()["mirror"]["stale"], true);
 
-    net.router.run("rm /run/broken");
-    let back = eventually(Duration::from_secs(3), || (!by_kernel()).then_some(()));
+    net.router.run(mends);
+    // One that hangs is waited for.
+    let back = eventually(Duration::from_secs(8), || by_kernel().filter(|kernel| !*kernel));
     assert!(back.is_some(), "{:#}", status());
     assert_eq!(status()["mirror"]["fault"], serde_json::Value::Null);
     shunt.kill().expect("it is there");
     shunt.wait().expect("a child of ours");
+}
+
+#[test]
+fn privileged_a_failing_tool_is_shown_and_in_the_end_the_kernel_takes_over() {
+    story("echo fails > /run/mode", "rm /run/mode", &["nft", "no memory"]);
+}
+
+#[test]
+fn privileged_a_hanging_tool_is_shown_and_in_the_end_the_kernel_takes_over() {
+    story("echo hangs > /run/mode", "rm /run/mode", &["nft", "did not answer within"]);
+}
+
+#[test]
+fn privileged_half_an_output_is_shown_and_in_the_end_the_kernel_takes_over() {
+    story("echo half > /run/mode", "rm /run/mode", &["nft", "not a ruleset"]);
+}
+
+#[test]
+fn privileged_an_output_without_end_is_shown_and_in_the_end_the_kernel_takes_over() {
+    story("echo endless > /run/mode", "rm /run/mode", &["nft", "more than 64 MiB"]);
+}
+
+#[test]
+fn privileged_a_tool_that_has_gone_is_shown_and_in_the_end_the_kernel_takes_over() {
+    story("mv /run/bin/nft /run/nft", "mv /run/nft /run/bin/nft", &["nft", "apt install nftables"]);
 }
 
 /// A tool that is not there at the start: nothing can be known of the rules, so nothing is taken.

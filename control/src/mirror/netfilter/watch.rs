@@ -18,8 +18,10 @@ pub struct Watch {
     /// When to read.
     due: Option<Instant>,
     reading: Option<JoinHandle<Result<Reading, Fault>>>,
-    /// What was read last; none if nothing of it is to be taken over.
+    /// What was read last.
     known: Option<Reading>,
+    /// Nothing of it is to be taken over.
+    anew: bool,
     /// When the last reading began, and when it ended.
     began: std::time::Instant,
     ended: Option<Instant>,
@@ -39,6 +41,7 @@ impl Watch {
             due: None,
             reading: None,
             known: None,
+            anew: false,
             began: std::time::Instant::now(),
             ended: None,
             told: false,
@@ -63,7 +66,7 @@ impl Watch {
 
     /// What was read says nothing any more.
     pub fn doubt(&mut self) {
-        self.known = None;
+        self.anew = true;
         self.note();
     }
 
@@ -79,7 +82,7 @@ impl Watch {
 
     /// Reads all of it though nothing has changed, as far as is known.
     pub fn audit(&mut self) {
-        self.known = None;
+        self.anew = true;
         self.due.get_or_insert_with(Instant::now);
     }
 
@@ -106,8 +109,11 @@ impl Watch {
                 self.due = None;
                 self.began = std::time::Instant::now();
                 self.asked |= std::mem::take(&mut self.told);
+                if std::mem::take(&mut self.anew) {
+                    self.known = None;
+                }
             }
-            let reading = self.reading.get_or_insert_with(|| tokio::spawn(reader::read(self.known.take())));
+            let reading = self.reading.get_or_insert_with(|| tokio::spawn(reader::read(self.known.clone())));
             let ended = reading.await;
             self.reading = None;
             self.ended = Some(Instant::now());

@@ -122,14 +122,6 @@ pub struct Flowtable {
 #[error("not a ruleset: {0}")]
 pub struct NotARuleset(pub String);
 
-impl Ruleset {
-    /// Whether nft hides arguments of one of the table's rules: it was written by iptables-nft, in part at least.
-    pub fn has_xt(table: &Table) -> bool {
-        let mut statements = table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.statements);
-        statements.any(|statement| matches!(statement, Statement::Other { effect: Effect::Xt, .. }))
-    }
-}
-
 impl Table {
     pub fn chain(&self, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| chain.name == name)

@@ -3,7 +3,7 @@
 use shunt_policy::Family;
 use shunt_policy::config::{Field, Hook, Side};
 
-use super::Lowering;
+use super::lowering::Lowering;
 use super::value::{Bits, Kind};
 use crate::mirror::netfilter::nft::Expression;
 
@@ -16,7 +16,7 @@ const ICMPV6: u8 = 58;
 const ETHERNET: u128 = 1;
 
 /// Something that a rule looks at, and how it is written.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Looked {
     /// Packets of this protocol only have it.
     Field { needs: Option<u8>, field: Field, kind: Kind },

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use shunt_policy::config::{self, Element, Field, Value, Verdict};
+use shunt_policy::config::{self, Element, Value, Verdict};
 
-use super::looked::Looked;
 use super::value::{self, Kind};
 use crate::mirror::netfilter::nft::{self, Expression, Names};
 
@@ -17,8 +16,16 @@ pub(super) struct Sets<'a> {
     verdicts: Made<Verdict>,
 }
 
+/// What a part of a key is compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Part {
+    pub(super) kind: Kind,
+    /// What all packets have there.
+    pub(super) fixed: Option<u128>,
+}
+
 /// By the name of the set and what its keys are compared with.
-type Made<T> = HashMap<(String, Vec<Looked>, bool), Arc<config::Set<T>>>;
+type Made<T> = HashMap<(String, Vec<Part>, bool), Arc<config::Set<T>>>;
 
 /// So many elements are compared with each other; of maps with more only those without ranges are understood.
 const COMPARED: usize = 4096;
@@ -29,12 +36,12 @@ impl<'a> Sets<'a> {
     }
 
     /// `None` if it is no set.
-    pub(super) fn set(&mut self, set: &Expression, key: &[Looked]) -> Option<Arc<config::Set<()>>> {
+    pub(super) fn set(&mut self, set: &Expression, key: &[Part]) -> Option<Arc<config::Set<()>>> {
         let (table, names) = (self.table, self.names);
         made(&mut self.sets, set, key, true, || lowered(table, set, key, names, |_| Some(())))
     }
 
-    pub(super) fn marks(&mut self, map: &Expression, key: &[Looked]) -> Option<Arc<config::Set<u32>>> {
+    pub(super) fn marks(&mut self, map: &Expression, key: &[Part]) -> Option<Arc<config::Set<u32>>> {
         let (table, names) = (self.table, self.names);
         let mark = |data: Option<&Expression>| value::number(data?, Kind::Mark, names).map(|mark| mark as u32);
         made(&mut self.marks, map, key, true, || lowered(table, map, key, names, mark))
@@ -44,7 +51,7 @@ impl<'a> Sets<'a> {
     pub(super) fn verdicts(
         &mut self,
         map: &Expression,
-        key: &[Looked],
+        key: &[Part],
         is_last: bool,
     ) -> Option<Arc<config::Set<Verdict>>> {
         let (table, names) = (self.table, self.names);
@@ -68,7 +75,7 @@ impl<'a> Sets<'a> {
 
     /// The values of a named set of which nothing is uncertain.
     pub(super) fn certain_values(&mut self, set: &Expression, kind: Kind) -> Option<Vec<Value>> {
-        let set = self.set(set, &[Looked::Field { needs: None, field: Field::Mark, kind }])?;
+        let set = self.set(set, &[Part { kind, fixed: None }])?;
         let certain = set.opaque.is_none() && set.elements.iter().all(|element| !element.uncertain);
         certain.then(|| set.elements.iter().map(|element| element.key[0].clone()).collect())
     }
@@ -92,7 +99,7 @@ pub(super) fn anonymous(right: &Expression, kind: Kind, names: &Names) -> Option
 fn made<T>(
     known: &mut Made<T>,
     set: &Expression,
-    key: &[Looked],
+    key: &[Part],
     is_last: bool,
     make: impl FnOnce() -> Option<config::Set<T>>,
 ) -> Option<Arc<config::Set<T>>> {
@@ -109,7 +116,7 @@ fn made<T>(
 fn lowered<T: Clone>(
     table: &nft::Table,
     set: &Expression,
-    key: &[Looked],
+    key: &[Part],
     names: &Names,
     data: impl Fn(Option<&Expression>) -> Option<T>,
 ) -> Option<config::Set<T>> {
@@ -166,14 +173,13 @@ fn lowered<T: Clone>(
 }
 
 struct Maker<'a> {
-    key: &'a [Looked],
+    key: &'a [Part],
     names: &'a Names,
     interval: bool,
 }
 
 impl Maker<'_> {
     /// The key of an element, less what is the same for all packets: none if no packet can have it. And whether it is certain.
-    #[expect(clippy::type_complexity, reason = "an answer in three parts, used once")]
     fn key(&self, written: &Expression) -> Option<(Option<Vec<Value>>, bool)> {
         let parts = match written {
             Expression::Concat(parts) => parts.as_slice(),
@@ -183,8 +189,7 @@ impl Maker<'_> {
             return None;
         }
         let (mut key, mut possible, mut certain) = (Vec::new(), true, true);
-        for (part, looked) in parts.iter().zip(self.key) {
-            let (Looked::Field { kind, .. } | Looked::Constant { kind, .. }) = looked else { return None };
+        for (part, Part { kind, fixed }) in parts.iter().zip(self.key) {
             let value = match (kind, part) {
                 (Kind::Name, Expression::Symbol(word)) => {
                     let (value, sure) = value::name_in_set(word, self.interval)?;
@@ -193,9 +198,9 @@ impl Maker<'_> {
                 }
                 _ => value::value(part, *kind, self.names)?,
             };
-            match looked {
-                Looked::Constant { value: seen, .. } => possible &= value::holds(&value, *seen),
-                _ => key.push(value),
+            match fixed {
+                Some(seen) => possible &= value::holds(&value, *seen),
+                None => key.push(value),
             }
         }
         Some((possible.then_some(key), certain))
@@ -203,7 +208,7 @@ impl Maker<'_> {
 
     /// Adds elements for all that is not there yet (`nft_set_catchall_lookup`). False if that cannot be said in numbers.
     fn fill<T: Clone>(&self, elements: &mut Vec<Element<T>>, data: &T, uncertain: bool) -> bool {
-        let [Looked::Field { kind, .. }] = self.key else { return false };
+        let [Part { kind, fixed: None }] = self.key else { return false };
         let Some((mut next, end)) = kind.everything() else { return false };
         let mut taken: Vec<(u128, u128)> = Vec::new();
         for element in elements.iter() {
