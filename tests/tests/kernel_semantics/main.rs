@@ -20,6 +20,7 @@
 //!
 //! The packets go to 198.18.0.0/15 and 2001:db8:100::/40: by p1 in the main table, by p2 in table 100, by p3 in 101.
 
+mod iptables;
 mod multipath;
 mod policy_routing;
 mod translation;

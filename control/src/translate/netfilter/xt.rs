@@ -173,8 +173,12 @@ impl Lowering<'_, '_> {
                 Asked::In { key, set } => config::Test::In { key, set },
                 Asked::Opaque(why) => config::Test::Opaque(why),
             },
-            Test::SourceGroup(group) if self.hook != Hook::Postrouting => interface_group(Field::IifGroup, *group),
-            Test::DestinationGroup(group) if self.hook != Hook::Prerouting => interface_group(Field::OifGroup, *group),
+            Test::SourceGroup(group) if self.hook != Hook::Postrouting => {
+                interface_group(Field::IifGroup, group.masked())
+            }
+            Test::DestinationGroup(group) if self.hook != Hook::Prerouting => {
+                interface_group(Field::OifGroup, group.masked())
+            }
             Test::Comment(_) => return Holds::Always,
             // Its negation holds for a packet without the option too (tcpmss_mt).
             Test::TcpMss(range) if !not => numbers(Field::TcpMss, *range),

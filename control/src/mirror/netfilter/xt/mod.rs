@@ -17,7 +17,7 @@ pub(super) use matches::mac;
 pub use matches::{Comparison, Condition, Match, PacketType, Test};
 pub use parse::parse;
 pub use target::{HopChange, MarkChange, Mss, NatTarget, Target};
-pub use values::{AddressMask, AddressRange, AddressTypes, Flags, IcmpType, Masked, MaskedByte, Range};
+pub use values::{AddressMask, AddressRange, AddressTypes, Flags, Group, IcmpType, Masked, MaskedByte, Range};
 
 /// What one of the tools printed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
