@@ -164,6 +164,81 @@ fn privileged_ip6tables_legacy_matches() {
     matches("ip6tables-legacy", &[&BOTH[..], &SIX, &[("! -d ::/0", Never)]].concat(), &packets(six(), 128));
 }
 
+/// Each by packets to a port of its own, from port 9000 on.
+const TARGETS: [&str; 16] = [
+    "MARK --set-mark 0x5",
+    "MARK --set-mark 0x5/0x3",
+    "MARK --set-xmark 0x5/0x3",
+    "MARK --and-mark 0x3c",
+    "MARK --or-mark 0x3",
+    "MARK --xor-mark 0xff",
+    "TOS --set-tos 0x10",
+    "TOS --set-tos 0x1e/0x0f",
+    "TOS --and-tos 0xf0",
+    "TOS --or-tos 0x08",
+    "TOS --xor-tos 0xff",
+    "DSCP --set-dscp 46",
+    "TTL --ttl-set 7",
+    "TTL --ttl-inc 200",
+    "TTL --ttl-dec 9",
+    "CLASSIFY --set-class 1:10",
+];
+
+#[test]
+fn privileged_iptables_nft_targets() {
+    targets("iptables-nft", &four());
+}
+
+#[test]
+fn privileged_iptables_legacy_targets() {
+    targets("iptables-legacy", &four());
+}
+
+#[test]
+fn privileged_ip6tables_nft_targets() {
+    targets("ip6tables-nft", &six());
+}
+
+#[test]
+fn privileged_ip6tables_legacy_targets() {
+    targets("ip6tables-legacy", &six());
+}
+
+/// In FORWARD; the mark is written into the TOS byte of packets to the first ports.
+fn targets(tool: &str, base: &Packet) {
+    let mut rows = Rows::new();
+    let mut script =
+        format!("iptables -t mangle -F; ip6tables -t mangle -F\n{tool} -t mangle -A FORWARD -j MARK --set-mark 0x5a\n");
+    for (number, target) in TARGETS.iter().enumerate() {
+        let target = if tool.starts_with("ip6") {
+            target.replace("TTL", "HL").replace("ttl", "hl")
+        } else {
+            (*target).to_owned()
+        };
+        script += &format!("{tool} -t mangle -A FORWARD -p udp --dport {} -j {target}\n", 9000 + number);
+    }
+    for bit in [1, 2, 4, 8, 0x10, 0x20, 0x40, 0x80] {
+        let marked = format!("-p udp --dport 9000:9005 -m mark --mark {bit}/{bit}");
+        script += &format!("{tool} -t mangle -A POSTROUTING {marked} -j TOS --or-tos {bit}\n");
+    }
+    rows.set(&[Command::shell(format!("set -e\n{script}"))]);
+    let to = |number: u16| base.clone().body(Body::Udp(4000, 9000 + number));
+    let mut packets: Vec<Packet> = (0..6).map(to).collect();
+    packets.extend((6..16).map(to).flat_map(|packet| [packet.clone().tos(0xa5), packet.tos(0x5a)]));
+    packets.push(base.clone());
+    let before = rows.twin.daemon().forwarded();
+    let outcomes = rows.outcomes(&packets);
+    let by_workers = rows.twin.daemon().forwarded() - before;
+    assert!(by_workers >= packets.len() as u64, "{by_workers} by workers: {script}{:#}", rows.twin.daemon().status());
+    // All marks come out, each another one.
+    let tos = |outcome: &[(usize, Vec<u8>)]| {
+        let frame = &outcome[0].1;
+        if base.source.is_ipv4() { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }
+    };
+    let marks: Vec<u8> = outcomes[..6].iter().map(|outcome| tos(outcome)).collect();
+    assert_eq!(marks, [0x05, 0x5d, 0x5d, 0x18, 0x5b, 0xa5]);
+}
+
 /// In PREROUTING, and again in FORWARD, where the TTL is one less and the egress known.
 fn matches(tool: &str, matches: &[(&str, Holds)], packets: &[Packet]) {
     let mut rows = Rows::new();

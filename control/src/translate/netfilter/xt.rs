@@ -325,3 +325,6 @@ pub(super) fn address_of(side: Side) -> Field {
         Side::Destination => Field::Destination,
     }
 }
+
+#[cfg(test)]
+mod tests;
