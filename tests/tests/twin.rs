@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shunt_tests::twin::campaign;
+use shunt_tests::twin::{Kind, campaign};
 
 /// The cases are the same in every run, as many of them as there is time for.
 const SEED: u64 = 1;
@@ -10,7 +10,7 @@ const TIME: Duration = Duration::from_secs(150);
 
 #[test]
 fn privileged_random_cases_do_not_diverge() {
-    let report = campaign::run(3, SEED, 0..u64::MAX, TIME, |_| {});
+    let report = campaign::run(Kind::Routing, 3, SEED, 0..u64::MAX, TIME, |_| {});
     println!("{report}");
     assert!(report.divergence.is_none(), "{report}");
     // Worth nothing if it hardly ran, or if the workers hardly forward.

@@ -1,16 +1,26 @@
-//! The differential test for as long as one likes: `twin [--seconds N] [--seed S] [--from N] [--case N] [--twins N]`.
+//! The differential test for as long as one likes: `twin [--kind routing|netfilter] [--seconds N] [--seed S] [--from N] [--case N]
+//! [--twins N]`.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shunt_tests::twin::campaign;
+use shunt_tests::twin::{Kind, campaign};
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let (mut seconds, mut seed, mut from, mut case, mut twins) = (60, None, 0, None, 3);
+    let mut kinds = Kind::ALL.to_vec();
     while let Some(word) = words.next() {
-        let value = words.next().and_then(|value| value.parse::<u64>().ok());
-        match (word.as_str(), value) {
+        let value = words.next();
+        if word == "--kind" {
+            kinds.retain(|kind| Some(kind.to_string()) == value);
+            if kinds.is_empty() {
+                eprintln!("twin: --kind: expected routing or netfilter");
+                return ExitCode::from(2);
+            }
+            continue;
+        }
+        match (word.as_str(), value.and_then(|value| value.parse::<u64>().ok())) {
             ("--seconds", Some(value)) => seconds = value,
             ("--seed", Some(value)) => seed = Some(value),
             ("--from", Some(value)) => from = value,
@@ -25,17 +35,23 @@ fn main() -> ExitCode {
         }
     }
     let seed = seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()));
-    println!("seed {seed}, {seconds} s");
     let cases = case.map_or(from..u64::MAX, |case| case..case + 1);
     let twins = if case.is_some() { 1 } else { twins };
-    let report = campaign::run(twins, seed, cases, Duration::from_secs(seconds), |report| {
-        if report.cases % 50 == 0 {
-            println!(
-                "{} cases, {} packets, {} unsteady, {} late",
-                report.cases, report.packets, report.unsteady, report.late
-            );
+    let time = Duration::from_secs(seconds) / kinds.len() as u32;
+    for kind in kinds {
+        println!("{kind}, seed {seed}, {time:?}");
+        let report = campaign::run(kind, twins, seed, cases.clone(), time, |report| {
+            if report.cases % 50 == 0 {
+                println!(
+                    "{} cases, {} packets, {} unsteady, {} late",
+                    report.cases, report.packets, report.unsteady, report.late
+                );
+            }
+        });
+        println!("{report}");
+        if report.divergence.is_some() {
+            return ExitCode::FAILURE;
         }
-    });
-    println!("{report}");
-    if report.divergence.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+    ExitCode::SUCCESS
 }

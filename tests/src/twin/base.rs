@@ -59,15 +59,56 @@ pub fn set_up() -> String {
         let lladdr = Mac(router_mac(port));
         let _ = writeln!(script, "ip link set p{port} down; ip link set p{port} address {lladdr} up");
     }
+    script + &marks()
+}
+
+/// The rules that every case finds.
+fn marks() -> String {
+    let mut script = String::new();
     for family in ["iptables", "ip6tables"] {
+        let _ = writeln!(script, "{family}-nft-restore --noflush <<'END'\n*mangle");
         for (port, mark) in MARKS {
             for protocol in ["udp", "tcp"] {
                 let matched = format!("-p {protocol} --sport {port}");
-                let _ = writeln!(script, "{family} -t mangle -A PREROUTING {matched} -j MARK --set-mark {mark:#x}");
+                let _ = writeln!(script, "-A PREROUTING {matched} -j MARK --set-mark {mark:#x}");
             }
         }
+        script += "COMMIT\nEND\n";
     }
     script
+}
+
+/// Has the chains of iptables-legacy on the hooks, from which it never takes them off again.
+pub fn legacy_tables() -> Command {
+    let mut script = String::new();
+    for family in ["iptables", "ip6tables"] {
+        for table in ["raw", "mangle", "filter"] {
+            let _ = writeln!(script, "{family}-legacy -w 10 -t {table} -S >/dev/null");
+        }
+    }
+    Command::Shell(script)
+}
+
+/// Takes back all rules of netfilter's that a case may have loaded, and what the kernel has learned by them.
+pub fn reset_rules() -> Vec<Command> {
+    let mut script = "nft flush ruleset\n".to_owned();
+    for family in ["iptables", "ip6tables"] {
+        let empty = ["raw", "mangle", "filter"]
+            .map(|table| {
+                let hooks: &[&str] = match table {
+                    "raw" => &["PREROUTING"],
+                    "filter" => &["FORWARD"],
+                    _ => &["PREROUTING", "FORWARD", "POSTROUTING"],
+                };
+                let policies: String = hooks.iter().map(|hook| format!(":{hook} ACCEPT [0:0]\n")).collect();
+                format!("*{table}\n{policies}COMMIT\n")
+            })
+            .concat();
+        let _ = write!(script, "{family}-legacy-restore -w 10 <<'END'\n{empty}END\n");
+    }
+    // The kernel lets go of what rules have used some time after them.
+    script += "for i in $(seq 20); do ipset flush; ipset destroy 2>/dev/null && break; sleep 0.02; done\n";
+    vec![Command::Shell(script + &marks()), Command::ForgetConnections]
 }
 
 /// Takes back whatever a case may have done.
@@ -87,6 +128,8 @@ pub fn reset() -> Vec<Command> {
         Command::ip6("rule add priority 32766 table main"),
         Command::ip("nexthop flush"),
     ];
+    // Before addresses and neighbours: with IPv6 disabled the kernel takes none of them.
+    all.extend(sysctls());
     for port in 0..PORTS {
         all.push(Command::Far(format!("link set w{port} up")));
     }
@@ -108,7 +151,6 @@ pub fn reset() -> Vec<Command> {
         all.push(Command::ip4(format!("route replace {}/18 via {via4}", behind4(port, 0))));
         all.push(Command::ip6(format!("route replace {}/48 via {via6}", behind6(port, 0))));
     }
-    all.extend(sysctls());
     all
 }
 

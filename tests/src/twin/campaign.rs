@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::command::Command;
 use super::packet::Packet;
-use super::{Outcome, Outcomes, Twin, random};
+use super::random::{self, Kind};
+use super::{Outcome, Outcomes, Twin, rules};
 use crate::lab::Lab;
 
 /// Packets of each case.
@@ -42,6 +43,8 @@ pub struct Report {
     /// Commands that the kernel took.
     pub commands: u64,
     pub refused: u64,
+    /// Rule sets that a tool did not take: all lines of one tool and case.
+    pub refused_rule_sets: u64,
     /// How the packets ended with shunt, by counter.
     pub ends: BTreeMap<String, u64>,
     /// The first difference, told for somebody who has to mend it.
@@ -50,10 +53,22 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { cases, packets, answered, by_workers, unsteady, late, commands, refused, ends, divergence } = self;
+        let Report {
+            cases,
+            packets,
+            answered,
+            by_workers,
+            unsteady,
+            late,
+            commands,
+            refused,
+            refused_rule_sets,
+            ends,
+            divergence,
+        } = self;
         writeln!(
             f,
-            "{cases} cases of {commands} commands ({refused} refused), {packets} packets, {answered} answered"
+            "{cases} cases of {commands} commands ({refused} refused, {refused_rule_sets} rule sets), {packets} packets, {answered} answered"
         )?;
         writeln!(
             f,
@@ -69,6 +84,7 @@ impl fmt::Display for Report {
 
 /// One case, as its number makes it.
 struct Case {
+    kind: Kind,
     seed: u64,
     number: u64,
     commands: Vec<Command>,
@@ -76,20 +92,28 @@ struct Case {
 }
 
 impl Case {
-    fn new(seed: u64, number: u64) -> Self {
+    fn new(kind: Kind, seed: u64, number: u64) -> Self {
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
-        let commands = random::commands(&mut rng);
+        let commands = random::commands(&mut rng, kind);
         let packets = random::packets(&mut rng, PACKETS);
-        Case { seed, number, commands, packets }
+        Case { kind, seed, number, commands, packets }
     }
 }
 
 /// Runs cases on `twins` pairs of routers beside each other, until the time is over or two routers differ. `told` hears of each
 /// finished case.
-pub fn run(twins: usize, seed: u64, cases: Range<u64>, time: Duration, told: impl Fn(&Report) + Sync) -> Report {
+pub fn run(
+    kind: Kind,
+    twins: usize,
+    seed: u64,
+    cases: Range<u64>,
+    time: Duration,
+    told: impl Fn(&Report) + Sync,
+) -> Report {
     // Its mount namespace is for the threads below, too.
     let _lab = Lab::new();
     let campaign = Campaign {
+        kind,
         seed,
         end: Instant::now() + time,
         next: AtomicU64::new(cases.start),
@@ -113,6 +137,7 @@ pub fn run(twins: usize, seed: u64, cases: Range<u64>, time: Duration, told: imp
 }
 
 struct Campaign {
+    kind: Kind,
     seed: u64,
     end: Instant,
     next: AtomicU64,
@@ -122,6 +147,9 @@ struct Campaign {
 
 impl Campaign {
     fn work(&self, twin: &mut Twin, told: &impl Fn(&Report)) {
+        if self.kind == Kind::Netfilter {
+            twin.order_back_ends();
+        }
         let before = ends(&twin.daemon().status());
         while Instant::now() < self.end && self.report().divergence.is_none() {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +157,7 @@ impl Campaign {
                 break;
             }
             let mut of_case = Report::default();
-            one(twin, &Case::new(self.seed, number), &mut of_case);
+            one(twin, &Case::new(self.kind, self.seed, number), &mut of_case);
             let mut report = self.report();
             report.add(of_case);
             told(&report);
@@ -149,8 +177,19 @@ impl Campaign {
 
 impl Report {
     fn add(&mut self, other: Report) {
-        let Report { cases, packets, answered, by_workers: _, unsteady, late, commands, refused, ends: _, divergence } =
-            other;
+        let Report {
+            cases,
+            packets,
+            answered,
+            by_workers: _,
+            unsteady,
+            late,
+            commands,
+            refused,
+            refused_rule_sets,
+            ends: _,
+            divergence,
+        } = other;
         self.cases += cases;
         self.packets += packets;
         self.answered += answered;
@@ -158,17 +197,24 @@ impl Report {
         self.late += late;
         self.commands += commands;
         self.refused += refused;
+        self.refused_rule_sets += refused_rule_sets;
         self.divergence = self.divergence.take().or(divergence);
     }
 }
 
 fn one(twin: &mut Twin, case: &Case, report: &mut Report) {
     let refused = prepare(twin, &case.commands);
+    if std::env::var_os("TWIN_REFUSED").is_some() {
+        for line in refused.lines().filter(|line| line.starts_with(rules::REFUSED)) {
+            println!("case {} {line}", case.number);
+        }
+    }
     report.cases += 1;
     report.commands += case.commands.len() as u64;
     // What `ip` says of each, and what the kernel says of a sysctl or a rule of ours.
     report.refused +=
         refused.lines().filter(|line| line.starts_with("Command failed") || !line.contains("rror:")).count() as u64;
+    report.refused_rule_sets += refused.lines().filter(|line| line.starts_with(rules::REFUSED)).count() as u64;
     report.packets += case.packets.len() as u64;
     let outcomes = twin.exchange(&case.packets);
     report.answered += outcomes.iter().filter(|outcomes| !outcomes.kernel.is_empty()).count() as u64;
@@ -248,6 +294,7 @@ fn shrink(twin: &mut Twin, case: &Case, packet: &Packet) -> Vec<Command> {
 }
 
 fn tell(twin: &mut Twin, case: &Case, packet: &Packet) -> String {
+    let seen = twin.exchange(std::slice::from_ref(packet)).remove(0);
     let mut commands = shrink(twin, case, packet);
     prepare(twin, &commands);
     if persistent(twin, std::slice::from_ref(packet), 1).is_empty() {
@@ -257,12 +304,18 @@ fn tell(twin: &mut Twin, case: &Case, packet: &Packet) -> String {
     }
     std::thread::sleep(ANOTHER_ERROR);
     let outcomes = twin.exchange(std::slice::from_ref(packet)).remove(0);
-    let mut text = format!("the routers differ: make twin SEED={} CASE={}\n", case.seed, case.number);
+    let Case { kind, seed, number, .. } = case;
+    let mut text = format!("the routers differ: make twin KIND={kind} SEED={seed} CASE={number}\n");
     for command in &commands {
         let _ = writeln!(text, "  {command}");
     }
     let _ = writeln!(text, "packet {packet}");
-    let _ = writeln!(text, "kernel {}\nshunt  {}", outcome(&outcomes.kernel), outcome(&outcomes.shunt));
+    let both =
+        |outcomes: &Outcomes| format!("kernel {}\nshunt  {}", outcome(&outcomes.kernel), outcome(&outcomes.shunt));
+    let _ = writeln!(text, "{}", both(&outcomes));
+    if outcomes.agree() {
+        let _ = writeln!(text, "not any more; it was\n{}", both(&seen));
+    }
     let _ = writeln!(text, "{}", explained(twin, packet));
     let _ = writeln!(text, "{}", twin.daemon().status()["mirror"]);
     text

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use shunt_policy::Family;
 
+use super::rules::{self, Line, Tool};
 use crate::lab::Namespace;
 
 /// One step of a configuration.
@@ -21,6 +22,10 @@ pub enum Command {
     Shell(String),
     /// A rule with selectors that Debian's iproute2 cannot write.
     Rule(RawRule),
+    /// A line of a netfilter rule set.
+    Load(Line),
+    /// Connection tracking forgets all that it knows.
+    ForgetConnections,
 }
 
 /// `struct fib_rule_hdr`'s family, a table, a priority, and attributes (`FRA_*`) besides.
@@ -53,6 +58,10 @@ impl Command {
         Command::Shell(text.into())
     }
 
+    pub fn load(tool: Tool, table: &'static str, text: impl Into<String>) -> Self {
+        Command::Load(Line { tool, table, text: text.into() })
+    }
+
     pub fn sysctl(path: impl Into<String>, value: impl fmt::Display) -> Self {
         Command::Sysctl(path.into(), value.to_string())
     }
@@ -68,6 +77,8 @@ impl fmt::Display for Command {
             Command::Far(text) => write!(f, "far end: ip {text}"),
             Command::Shell(text) => f.write_str(text),
             Command::Rule(rule) => write!(f, "{rule:?}"),
+            Command::Load(line) => write!(f, "{line}"),
+            Command::ForgetConnections => f.write_str("conntrack -F"),
         }
     }
 }
@@ -81,6 +92,7 @@ pub fn apply(commands: &[Command], router: &Namespace, far: &Namespace) -> Strin
         let like = |other: &&Command| match (first, other) {
             (Command::Ip(one, _), Command::Ip(other, _)) => one == other,
             (Command::Sysctl(..), Command::Sysctl(..)) | (Command::Far(_), Command::Far(_)) => true,
+            (Command::Load(one), Command::Load(other)) => one.tool == other.tool,
             _ => false,
         };
         let length = rest.iter().take_while(like).count().max(1);
@@ -91,6 +103,18 @@ pub fn apply(commands: &[Command], router: &Namespace, far: &Namespace) -> Strin
             Command::Far(_) => refused += &batch(far, None, run),
             Command::Sysctl(..) => refused += &sysctls(router, run),
             Command::Shell(text) => refused += &router.try_run(text).stderr,
+            Command::Load(_) => {
+                let lines = run.iter().filter_map(|command| match command {
+                    Command::Load(line) => Some(line),
+                    _ => None,
+                });
+                refused += &rules::load(router, &lines.collect::<Vec<_>>());
+            }
+            Command::ForgetConnections => {
+                if let Err(error) = router.enter(forget_connections) {
+                    refused += &format!("{first}: {error}\n");
+                }
+            }
             Command::Rule(rule) => {
                 if let Err(error) = router.enter(|| rule.add()) {
                     refused += &format!("{first}: {error}\n");
@@ -147,20 +171,31 @@ impl RawRule {
             message.extend(value);
             message.resize(message.len().next_multiple_of(4), 0);
         }
-        let mut bytes = (message.len() as u32 + 16).to_ne_bytes().to_vec();
-        bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
-        bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.extend(message);
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.send(&bytes, 0)?;
-        let (answer, _) = socket.recv_from_full()?;
-        // struct nlmsgerr behind the header: 0 or a negative errno.
-        match answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
-            Some(0) => Ok(()),
-            Some(code) => Err(std::io::Error::from_raw_os_error(-code)),
-            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        }
+        ask_kernel(NETLINK_ROUTE, kind, flags, &message)
+    }
+}
+
+/// In the namespace of the calling thread.
+fn forget_connections() -> std::io::Result<()> {
+    // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE; NLM_F_REQUEST, NLM_F_ACK; struct nfgenmsg of any family.
+    ask_kernel(NETLINK_NETFILTER, 1 << 8 | 2, 0x1 | 0x4, &[0, 0, 0, 0])
+}
+
+/// Sends one netlink message and waits for its acknowledgement.
+fn ask_kernel(protocol: isize, kind: u16, flags: u16, message: &[u8]) -> std::io::Result<()> {
+    let mut bytes = (message.len() as u32 + 16).to_ne_bytes().to_vec();
+    bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+    bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(message);
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    // struct nlmsgerr behind the header: 0 or a negative errno.
+    match answer.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(code) => Err(std::io::Error::from_raw_os_error(-code)),
+        None => Err(std::io::ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -6,9 +6,11 @@ pub mod campaign;
 mod command;
 mod packet;
 mod random;
+mod rows;
+mod rules;
+mod short;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -18,7 +20,11 @@ use crate::lab::{Daemon, Lab, Namespace, WireSender};
 
 pub use base::{HOSTS, MARKS, PORTS, PROTOCOL, behind4, behind6, net4, net6, second4};
 pub use command::{Command, RawRule};
-pub use packet::{Body, Packet, Twist, router_mac};
+pub use packet::{Body, Packet, Twist, far_mac, router_mac};
+pub use random::Kind;
+pub use rows::Rows;
+pub use rules::{Backend, Line, Tool};
+pub use short::in_short;
 
 /// The mirror's bound for sysctls, which it polls because they give no event, and a little more.
 const FOLLOWED: Duration = Duration::from_millis(600);
@@ -37,6 +43,17 @@ pub struct Twin {
     tags: u32,
     /// The case under way has taken links down.
     links_changed: bool,
+    rules: Rules,
+}
+
+/// How netfilter's rules stand, as far as the twin can tell: a shell may have changed them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    /// As at the start.
+    First,
+    /// As at the start again, but the mirror may not know it yet.
+    TakenBack,
+    Loaded,
 }
 
 /// One router, and the far ends of its cables.
@@ -56,28 +73,6 @@ pub type Outcome = Vec<(usize, Vec<u8>)>;
 pub struct Outcomes {
     pub kernel: Outcome,
     pub shunt: Outcome,
-}
-
-/// What came out, in short: `p1` for the packet itself by that port, `p0:3/13` for an ICMP error of this type and code, several
-/// joined by `+`, and `-` for silence.
-pub fn in_short(packet: &Packet, outcome: &Outcome) -> String {
-    if outcome.is_empty() {
-        return "-".to_owned();
-    }
-    let frame = |(port, frame): &(usize, Vec<u8>)| {
-        let (source, at) = match packet.source {
-            IpAddr::V4(source) => (source.octets().to_vec(), 26),
-            IpAddr::V6(source) => (source.octets().to_vec(), 22),
-        };
-        if frame.get(at..at + source.len()) == Some(&source[..]) {
-            return format!("p{port}");
-        }
-        let icmp = if packet.source.is_ipv4() { 14 + usize::from(frame[14] & 15) * 4 } else { 54 };
-        format!("p{port}:{}/{}", frame[icmp], frame[icmp + 1])
-    };
-    let mut frames: Vec<String> = outcome.iter().map(frame).collect();
-    frames.sort();
-    frames.join("+")
 }
 
 impl Outcomes {
@@ -102,18 +97,33 @@ impl Twin {
         let kernel = Router::new(&lab, &format!("kernel{name}"));
         let shunt = Router::new(&lab, &format!("shunt{name}"));
         let daemon = shunt.namespace.start_shunt("");
-        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false };
+        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First };
         twin.reset();
         twin
     }
 
     /// Back to the first state.
     pub fn reset(&mut self) {
+        if self.rules == Rules::Loaded {
+            self.apply(&base::reset_rules());
+            self.rules = Rules::TakenBack;
+        }
         self.apply(&base::reset());
+    }
+
+    /// Has the kernel run the chains of iptables-legacy before those of nf_tables where the priority is the same, in this case as in
+    /// the next: of two with one priority it runs that first which came last.
+    pub fn order_back_ends(&mut self) {
+        self.apply(&[base::legacy_tables()]);
+        self.rules = Rules::Loaded;
+        self.reset();
     }
 
     /// Configures both routers. Returns what the kernel refused; that it refused the same twice is asserted.
     pub fn apply(&mut self, commands: &[Command]) -> String {
+        if commands.iter().any(|command| matches!(command, Command::Load(_) | Command::Shell(_))) {
+            self.rules = Rules::Loaded;
+        }
         let Twin { kernel, shunt, .. } = self;
         let [one, other] = std::thread::scope(|scope| {
             [(&kernel.namespace, &kernel.far), (&shunt.namespace, &shunt.far)]
@@ -125,13 +135,25 @@ impl Twin {
     }
 
     /// Waits until the mirror has followed.
-    pub fn settle(&self) {
+    pub fn settle(&mut self) {
+        self.settle_rules();
         std::thread::sleep(FOLLOWED);
     }
 
     /// The same after links went down or came up: ports are taken anew.
-    pub fn settle_ports(&self) {
+    pub fn settle_ports(&mut self) {
+        self.settle_rules();
         std::thread::sleep(FOLLOWED + RETAKEN);
+    }
+
+    /// What iptables-legacy and ipset load gives no event: the mirror need not wait until it asks by itself.
+    fn settle_rules(&mut self) {
+        if self.rules != Rules::First {
+            self.daemon.reload();
+        }
+        if self.rules == Rules::TakenBack {
+            self.rules = Rules::First;
+        }
     }
 
     /// Sends the packets into both routers, and returns what came out for each.
@@ -160,7 +182,8 @@ impl Twin {
             let mut any = false;
             for (router, outcomes) in [(&self.kernel, &mut kernel), (&self.shunt, &mut shunt)] {
                 while let Ok((port, frame)) = router.heard.try_recv() {
-                    let Some(tag) = packet::tag(&frame) else { continue };
+                    let reset = || packet::is_reset_of(&frame, packets).map(|number| first + number as u32);
+                    let Some(tag) = packet::tag(&frame).or_else(reset) else { continue };
                     let Some(frame) = packet::comparable(frame) else { continue };
                     outcomes.entry(tag).or_default().push((port, frame));
                     any = true;

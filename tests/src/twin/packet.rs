@@ -17,6 +17,12 @@ pub struct Packet {
     /// IPv4 only.
     pub dont_fragment: bool,
     pub body: Body,
+    /// TCP only: FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80.
+    pub tcp_flags: u8,
+    /// TCP only.
+    pub tcp_options: Vec<u8>,
+    /// Number of the host whose MAC the frame comes from.
+    pub sender: u8,
     /// Bytes behind the transport header.
     pub fill: usize,
     pub twist: Twist,
@@ -87,6 +93,9 @@ impl Packet {
             flow_label: 0,
             dont_fragment: false,
             body: Body::Udp(4000, 9),
+            tcp_flags: 0x10,
+            tcp_options: Vec::new(),
+            sender: 0x0f,
             fill: 24,
             twist: Twist::None,
         }
@@ -102,6 +111,12 @@ impl Packet {
 
     pub fn body(self, body: Body) -> Packet {
         Packet { body, ..self }
+    }
+
+    /// A TCP SYN with an MSS option.
+    pub fn syn(self, ports: (u16, u16), mss: u16) -> Packet {
+        let [high, low] = mss.to_be_bytes();
+        Packet { body: Body::Tcp(ports.0, ports.1), tcp_flags: 0x02, tcp_options: vec![2, 4, high, low], ..self }
     }
 
     pub fn twist(self, twist: Twist) -> Packet {
@@ -125,7 +140,7 @@ impl Packet {
             Twist::To(mac) => mac,
             _ => router_mac(self.port),
         });
-        frame.extend(far_mac(self.port, 0x0f));
+        frame.extend(far_mac(self.port, self.sender));
         if let Twist::Tagged(id) = self.twist {
             frame.extend([0x81, 0x00]);
             frame.extend(id.to_be_bytes());
@@ -265,8 +280,11 @@ impl Packet {
             // Coverage 0 is the whole packet (RFC 3828).
             Body::UdpLite(..) => ([&ports[..], &[0, 0, 0, 0]].concat(), Some(6)),
             Body::Tcp(..) => {
-                let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x20, 0, 0, 0, 0, 0];
-                ([&ports[..], &rest].concat(), Some(16))
+                let words = 5 + self.tcp_options.len().div_ceil(4);
+                let rest = [0, 0, 0, 1, 0, 0, 0, 1, (words as u8) << 4, self.tcp_flags, 0x20, 0, 0, 0, 0, 0];
+                let mut header = [&ports[..], &rest, &self.tcp_options].concat();
+                header.resize(words * 4, 0);
+                (header, Some(16))
             }
             Body::Sctp(..) => ([&ports[..], &[0, 0, 0, 1, 1, 2, 3, 4]].concat(), None),
             Body::Icmp(kind, code) => (vec![kind, code, 0, 0, 0x12, 0x34, 0, 1], Some(2)),
@@ -301,13 +319,19 @@ impl Packet {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Packet { port, source, destination, tos, ttl, flow_label, dont_fragment, body, fill, twist } = self;
+        let Packet { port, source, destination, tos, ttl, flow_label, dont_fragment, body, fill, twist, .. } = self;
         write!(f, "p{port} {source} -> {destination} {body:?} tos {tos:#04x} ttl {ttl} fill {fill}")?;
         if *flow_label != 0 {
             write!(f, " flowlabel {flow_label:#x}")?;
         }
         if *dont_fragment {
             f.write_str(" DF")?;
+        }
+        if let Body::Tcp(..) = body {
+            write!(f, " flags {:#04x} options {:02x?}", self.tcp_flags, self.tcp_options)?;
+        }
+        if self.sender != 0x0f {
+            write!(f, " mac {}", shunt_policy::Mac(far_mac(*port, self.sender)))?;
         }
         if *twist != Twist::None { write!(f, " {twist:?}") } else { Ok(()) }
     }
@@ -327,6 +351,22 @@ pub fn far_mac(port: usize, host: u8) -> [u8; 6] {
 pub fn tag(frame: &[u8]) -> Option<u32> {
     let at = frame.windows(8).find(|window| window[..4] == MAGIC)?;
     Some(u32::from_be_bytes([at[4], at[5], at[6], at[7]]))
+}
+
+/// The first of the packets that a TCP reset, which quotes nothing, answers.
+pub fn is_reset_of(frame: &[u8], packets: &[Packet]) -> Option<usize> {
+    let sliced = etherparse::SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
+    let (source, destination): (IpAddr, IpAddr) = match sliced.net? {
+        etherparse::NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        etherparse::NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        _ => return None,
+    };
+    let answers = |packet: &Packet| {
+        (packet.source, packet.destination) == (destination, source)
+            && packet.body == Body::Tcp(tcp.destination_port(), tcp.source_port())
+    };
+    if tcp.rst() { packets.iter().position(answers) } else { None }
 }
 
 /// A frame without what the kernel draws at random: `None` for what has nothing to do with forwarding (ARP, neighbour and

@@ -17,8 +17,6 @@
 //! - `net.ipv6.conf.all.ignore_routes_with_linkdown` is written into that of each interface, and asked no more (D18, D51).
 //! - Without rules and local routes of the operator's, a source is the router's own if an interface has the address, whatever the
 //!   local table says; otherwise the tables alone decide (D20).
-//!
-//! The packets go to 198.18.0.0/15 and 2001:db8:100::/40: by p1 in the main table, by p2 in table 100, by p3 in 101.
 
 mod iptables;
 mod multipath;
@@ -26,83 +24,13 @@ mod policy_routing;
 mod translation;
 mod validity;
 
-use shunt_tests::twin::{Command, Outcome, Packet, Twin, in_short};
+use shunt_tests::twin::{Packet, Rows};
 
 /// Sources behind p0.
 const SOURCE: &str = "198.19.1.1";
 const SOURCE6: &str = "2001:db8:f0::1";
 const TARGET: &str = "198.18.7.9";
 const TARGET6: &str = "2001:db8:100::9";
-
-/// A twin with the three ways.
-struct Rows {
-    twin: Twin,
-}
-
-impl Rows {
-    fn new() -> Self {
-        let mut rows = Rows { twin: Twin::new() };
-        for (table, port) in [(254, 1), (100, 2), (101, 3)] {
-            rows.set(&[
-                Command::ip4(format!("route add 198.18.0.0/15 via 198.51.100.{} table {table}", port * 64 + 10)),
-                Command::ip6(format!("route add 2001:db8:100::/40 via 2001:db8:{port}::a table {table}")),
-            ]);
-        }
-        rows
-    }
-
-    /// Configures both routers; the kernel must take everything.
-    fn set(&mut self, commands: &[Command]) {
-        assert_eq!(self.twin.apply(commands), "", "{commands:?}");
-    }
-
-    /// Sends the packets when the mirror has followed, and asserts that both routers did the same with each. Returns it in short.
-    fn ways(&mut self, packets: &[Packet]) -> Vec<String> {
-        let outcomes = self.outcomes(packets);
-        packets.iter().zip(&outcomes).map(|(packet, outcome)| in_short(packet, outcome)).collect()
-    }
-
-    /// The same as frames.
-    fn outcomes(&mut self, packets: &[Packet]) -> Vec<Outcome> {
-        self.twin.settle();
-        let mut outcomes = self.twin.exchange(packets);
-        for (packet, outcomes) in packets.iter().zip(&mut outcomes).filter(|(_, outcomes)| outcomes.one_is_silent()) {
-            // Lost in a queue of a busy machine, or not: who is silent for a reason is silent again.
-            std::thread::sleep(std::time::Duration::from_secs(1));
-            outcomes.clone_from(&self.twin.exchange(std::slice::from_ref(packet))[0]);
-        }
-        let mut same = Vec::new();
-        for (packet, outcomes) in packets.iter().zip(outcomes) {
-            if !outcomes.agree() {
-                let (kernel, shunt) = (in_short(packet, &outcomes.kernel), in_short(packet, &outcomes.shunt));
-                panic!("{packet}: kernel {kernel}, shunt {shunt}\n{outcomes:02x?}\n{:#}", self.twin.daemon().status());
-            }
-            same.push(outcomes.kernel);
-        }
-        same
-    }
-
-    /// Sends packets and asserts what becomes of them, that both routers agree, and that shunt's workers forward those which go
-    /// on as they came.
-    fn expect(&mut self, expected: &[(Packet, &str)]) {
-        let before = self.twin.daemon().forwarded();
-        self.expect_by_anybody(expected);
-        let onward = expected.iter().filter(|(_, way)| way.len() == 2).count() as u64;
-        let by_workers = self.twin.daemon().forwarded() - before;
-        assert!(by_workers >= onward, "{by_workers} of {onward} by the workers: {:#}", self.twin.daemon().status());
-    }
-
-    /// The same where the kernel forwards.
-    fn expect_by_anybody(&mut self, expected: &[(Packet, &str)]) {
-        let packets: Vec<Packet> = expected.iter().map(|(packet, _)| packet.clone()).collect();
-        let ways = self.ways(&packets);
-        let said = |ways: &mut dyn Iterator<Item = String>| -> String {
-            packets.iter().zip(ways).map(|(packet, way)| format!("{way}  {packet}\n")).collect()
-        };
-        let wanted = said(&mut expected.iter().map(|(_, way)| (*way).to_owned()));
-        assert_eq!(said(&mut ways.into_iter()), wanted);
-    }
-}
 
 /// From behind p0 to the target.
 fn four() -> Packet {

@@ -10,6 +10,18 @@ use crate::twin::base::{HOSTS, MARKS, PORTS, behind4, behind6, net4, net6, secon
 use crate::twin::packet::{Body, Packet, Twist};
 
 const TOS: [u8; 9] = [0, 0, 0x10, 0x08, 0x1c, 0xb8, 0xb9, 0x30, 0xff];
+/// None, MSS of several sizes, others before it, and some that are no options.
+const TCP_OPTIONS: [&[u8]; 9] = [
+    &[],
+    &[],
+    &[2, 4, 0x05, 0xb4],
+    &[2, 4, 0x05, 0xb4, 4, 2, 1, 1],
+    &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 2, 4, 0x02, 0x18],
+    &[3, 3, 7, 1, 2, 4, 0x05, 0x78],
+    &[2, 4, 0, 40],
+    &[2, 3, 5, 0],
+    &[8, 0, 2, 4, 5, 0xb4, 0, 0],
+];
 const DESTINATION_PORTS: [u16; 4] = [9, 25, 80, 53];
 
 /// The packets of a case.
@@ -27,13 +39,20 @@ fn packet(rng: &mut Rng) -> Packet {
         source: source(rng, family, port).parse().expect("an address"),
         destination: destination(rng, family).parse().expect("an address"),
         tos: if rarely(rng, 8) { rng.u8(..) } else { one(rng, &TOS) },
-        ttl: if rarely(rng, 16) { rng.u8(..3) } else { 64 },
+        ttl: match rng.u32(..32) {
+            0 | 1 => rng.u8(..3),
+            2 => one(rng, &[3, 10, 63, 65, 255]),
+            _ => 64,
+        },
         flow_label: match family {
             Family::V6 => one(rng, &[0, 0x12345, 0x12fff, 0xfffff]),
             Family::V4 => 0,
         },
         dont_fragment: family == Family::V4 && rng.bool(),
         body,
+        tcp_flags: one(rng, &[0x10, 0x10, 0x02, 0x02, 0xc2, 0x12, 0x18, 0x11, 0x04, 0]),
+        tcp_options: one(rng, &TCP_OPTIONS).to_vec(),
+        sender: if rarely(rng, 4) { 0x0e } else { 0x0f },
         fill: match rng.u32(..16) {
             0 => rng.usize(1200..1480),
             1 => one(rng, &[1252, 1272, 1372, 1232, 1432, 1422, 1450]),

@@ -1,0 +1,94 @@
+//! Rule sets as they are found on real routers, each with packets and what becomes of them. Two routers get the same rules and the same
+//! frames; what comes out is equal to the byte, and what the kernel makes of it is written down here.
+//!
+//! The network is that of the twin; see `tests/src/twin/base.rs` and `tests/src/twin/rows.rs`: packets of behind p0 (198.19.0.0/18 and
+//! 2001:db8:f0::/48) go by p1 in the main table, by p2 in table 100, by p3 in 101.
+
+mod caching;
+mod docker;
+mod firewalld;
+mod icmp;
+mod kubernetes;
+mod mss;
+mod mwan3;
+mod ufw;
+mod wondershaper;
+
+use shunt_tests::twin::{Body, Command, Packet, Rows};
+
+const TARGET: &str = "198.18.7.9";
+const TARGET6: &str = "2001:db8:100::9";
+
+/// Whether the workers evaluate rule sets that do not ask connection tracking.
+const EVALUATED: bool = false;
+
+/// Both kinds of iptables.
+const BACK_ENDS: [&str; 2] = ["nft", "legacy"];
+
+/// The operator loads one or more tables; what they do not name stays.
+fn iptables(back_end: &str, text: &str) -> Command {
+    restore("iptables", back_end, text)
+}
+
+fn ip6tables(back_end: &str, text: &str) -> Command {
+    restore("ip6tables", back_end, text)
+}
+
+fn restore(tool: &str, back_end: &str, text: &str) -> Command {
+    // The lock is one for both routers.
+    let wait = if back_end == "legacy" { "-w 10 " } else { "" };
+    Command::shell(format!("{tool}-{back_end}-restore {wait}--noflush <<'END'\n{text}\nEND\n"))
+}
+
+fn nft(text: &str) -> Command {
+    Command::shell(format!("nft -f - <<'END'\n{text}\nEND\n"))
+}
+
+/// What becomes of packets under rules that do not ask connection tracking: the workers do it.
+fn stateless(rows: &mut Rows, expected: &[(Packet, &str)]) {
+    if EVALUATED {
+        rows.expect(expected);
+    } else {
+        rows.expect_by_anybody(expected);
+    }
+}
+
+/// The same where the kernel has to be asked.
+fn stateful(rows: &mut Rows, expected: &[(Packet, &str)]) {
+    rows.expect_by_anybody(expected);
+}
+
+/// From behind p0.
+fn four() -> Packet {
+    Packet::udp(0, "198.19.1.1", TARGET)
+}
+
+fn six() -> Packet {
+    Packet::udp(0, "2001:db8:f0::1", TARGET6)
+}
+
+fn udp(packet: Packet, port: u16) -> Packet {
+    packet.body(Body::Udp(4000, port))
+}
+
+/// A segment of an established connection.
+fn tcp(packet: Packet, port: u16) -> Packet {
+    packet.body(Body::Tcp(4000, port))
+}
+
+fn syn(packet: Packet, port: u16) -> Packet {
+    packet.syn((4000, port), 1460)
+}
+
+/// The answer to a packet, as it arrives by a port of the router. A SYN is answered by SYN and ACK.
+fn answer(packet: &Packet, port: usize) -> Packet {
+    let (source, destination) = packet.ports();
+    let body = match packet.body {
+        Body::Tcp(..) => Body::Tcp(destination, source),
+        Body::Icmp(8, 0) => Body::Icmp(0, 0),
+        Body::Icmp(128, 0) => Body::Icmp(129, 0),
+        _ => Body::Udp(destination, source),
+    };
+    let tcp_flags = if packet.tcp_flags == 0x02 { 0x12 } else { packet.tcp_flags };
+    Packet { port, source: packet.destination, destination: packet.source, body, tcp_flags, ..packet.clone() }
+}
