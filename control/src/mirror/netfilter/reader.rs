@@ -49,7 +49,8 @@ pub async fn read() -> Result<Netfilter, Fault> {
             Family::V6 => ("ip6", ["ip6tables-nft-save", "ip6tables-legacy-save"], !legacy.v6.is_empty()),
         };
         if tables.iter().any(|table| table.family == name && IPTABLES.contains(&table.name.as_str())) {
-            let tables = saved_by(tools[0], family).await?;
+            let mut tables = saved_by(tools[0], family).await?;
+            tables.note_foreign(&serde_json::from_str(&json).unwrap_or_default(), family);
             // What iptables-nft prints it has written or could have; the others are native, whatever their name.
             bases.retain(|base| base.table.family != name || !printed(&tables, &base.table.name));
             saved.push(Dialect { family, source: Source::IptablesNft, saved: tables });

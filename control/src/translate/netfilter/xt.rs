@@ -98,6 +98,9 @@ impl Lowering<'_, '_> {
 
     fn rule(&mut self, chain: &Chain, rule: &Rule) -> ChainRule {
         let mut steps = Vec::with_capacity(rule.matches.len() + 2);
+        if rule.foreign {
+            steps.push(is(config::Test::Opaque("nft has added it, and iptables may not print all of it".to_owned())));
+        }
         for one in &rule.matches {
             match one {
                 Match::Plain(condition) => steps.extend(self.condition(condition)),

@@ -3,6 +3,7 @@
 //! Nothing here fails: what is not understood stays as text at its place in the order, so that what it could touch is left to the
 //! kernel. A part of a rule counts as understood only if we would print it as the tool did.
 
+mod foreign;
 mod matches;
 mod parse;
 mod target;
@@ -54,6 +55,8 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// Without one the walk goes on with the next rule.
     pub target: Option<Target>,
+    /// Not iptables has written it, but nft: it may ask or do more than what is printed.
+    pub foreign: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
