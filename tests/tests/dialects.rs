@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use shunt_control::mirror::netfilter::{ipset, xt};
+use shunt_control::mirror::netfilter::{ipset, nft, xt};
 use shunt_policy::Family;
 use shunt_tests::lab::{Lab, Namespace};
 
@@ -82,8 +82,8 @@ fn privileged_rules_of_nft_among_those_of_iptables_are_known_as_such() {
 }
 
 fn note_foreign(router: &Namespace, saved: &mut xt::Saved, family: Family) {
-    let listed = router.run("nft -j -t list ruleset");
-    saved.note_foreign(&serde_json::from_str(&listed).expect("JSON"), family);
+    let listed = nft::parse(&router.run("nft --stateless --json list ruleset")).expect("a ruleset");
+    saved.note_foreign(&listed.tables, family);
 }
 
 #[test]

@@ -38,7 +38,7 @@ use audit::Rounds;
 pub use decode::neighbour::{nda, ntf};
 use health::LastRead;
 pub use health::{Counts, MirrorHealth};
-use netfilter::{Fault, Watch};
+use netfilter::{Fault, Netfilter, Watch};
 pub use netlink::EVENT_BUFFER;
 use netlink::{Dumper, Events, Heard, each_message};
 use part::POLL;
@@ -181,7 +181,7 @@ impl Mirror {
             reload: None,
             news: Changes::default(),
         };
-        mirror.view.netfilter = netfilter::read().await?;
+        mirror.view.netfilter = Netfilter::read().await?;
         mirror.view.netfilter.translated = read::still_translated(&mirror.view.netfilter, true)?;
         mirror.view.xfrm = raw::xfrm().map_err(|source| MirrorError::Read { part: "IPsec policies", source })?;
         mirror.refresh()?;
@@ -289,7 +289,7 @@ impl Mirror {
         self.dirty.extend(Part::DUMPED);
         Family::BOTH.iter().for_each(|family| self.routes.doubt(*family));
         self.look_around();
-        self.netfilter.note();
+        self.netfilter.doubt();
     }
 
     /// Once after a [`reload`](Self::reload): which parts had not been as the kernel's.

@@ -67,7 +67,7 @@ pub(super) fn policy_families(message: &[u8]) -> &'static [Family] {
 }
 
 /// `None` if the kernel has no such netlink protocol.
-fn open(protocol: isize) -> io::Result<Option<Dumper>> {
+pub(super) fn open(protocol: isize) -> io::Result<Option<Dumper>> {
     match Dumper::open(protocol) {
         Ok(dumper) => Ok(Some(dumper)),
         Err(error) if absent(&error) => Ok(None),
@@ -76,7 +76,7 @@ fn open(protocol: isize) -> io::Result<Option<Dumper>> {
 }
 
 /// The kernel was built without it.
-fn absent(error: &io::Error) -> bool {
+pub(super) fn absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT)

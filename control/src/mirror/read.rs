@@ -88,7 +88,7 @@ impl Mirror {
             links.iter().map(|link| (link.ifindex, link.name.clone())).collect()
         };
         if names(&self.view.links) != names(&links) {
-            self.netfilter.note();
+            self.netfilter.doubt();
         }
         let differs = replace(&mut self.view.links, links);
         self.news.links |= differs;

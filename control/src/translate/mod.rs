@@ -46,7 +46,7 @@ pub struct Item {
     pub why: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Standing {
     /// The workers do what the kernel would do.
     Exact,

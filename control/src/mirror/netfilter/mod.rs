@@ -5,21 +5,29 @@
 
 mod counts;
 pub mod ipset;
-mod nft;
+mod kernel;
+pub mod nft;
 mod reader;
 mod text;
 mod watch;
 pub mod xt;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use shunt_policy::Family;
 use shunt_policy::config::Source;
 
 pub use counts::counts;
 use ipset::IpSets;
-pub use nft::{Base, NftHook};
-pub use reader::read;
+use nft::Ruleset;
 pub use watch::Watch;
 use xt::Saved;
+
+/// How long a tool may take. It counts towards the time after which the mirror is stale.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How much a tool may print, in bytes.
+const LONGEST: u64 = 64 << 20;
 
 /// Everything that could touch a forwarded packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,8 +35,8 @@ pub struct Netfilter {
     pub saved: Vec<Dialect>,
     /// What `ipset save` prints if a rule names a set.
     pub ipsets: IpSets,
-    /// Base chains of native nftables tables.
-    pub nft: Vec<Base>,
+    /// Native tables.
+    pub nft: Arc<Ruleset>,
     /// Families in which conntrack still translates a connection.
     pub translated: Vec<Family>,
 }
@@ -43,6 +51,11 @@ pub struct Dialect {
 }
 
 impl Netfilter {
+    /// Everything but what conntrack translates.
+    pub async fn read() -> Result<Self, Fault> {
+        Ok(reader::read(None).await?.netfilter)
+    }
+
     /// Whether a rule asks an ipset.
     pub fn names_sets(&self) -> bool {
         let mut rules = self.saved.iter().flat_map(|dialect| dialect.saved.rules());
@@ -68,8 +81,14 @@ impl Netfilter {
 pub enum Fault {
     #[error("cannot run {tool}: {problem}; is it installed? (Debian: apt install {package})")]
     Missing { tool: &'static str, package: &'static str, problem: String },
-    #[error("{tool} did not answer within 2 s")]
+    #[error("{tool} did not answer within {} s", PATIENCE.as_secs())]
     TimedOut { tool: &'static str },
     #[error("{tool} failed: {problem}")]
     Failed { tool: &'static str, problem: String },
+    #[error("{tool} printed more than {} MiB", LONGEST >> 20)]
+    TooLong { tool: &'static str },
+    #[error("the kernel does not tell of nftables: {problem}")]
+    Kernel { problem: String },
+    #[error("nftables' rules change faster than they can be read")]
+    Restless,
 }

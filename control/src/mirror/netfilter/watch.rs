@@ -1,4 +1,4 @@
-//! When to read netfilter: some time after an event, and again and again where there are none.
+//! When to read netfilter: at once after an event, and again and again where there are none.
 
 use std::future::pending;
 use std::time::Duration;
@@ -6,26 +6,27 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::reader::{self, LegacyTables};
+use super::reader::{self, LegacyTables, Reading};
 use super::{Fault, Netfilter};
 
-/// A transaction of nftables is many events; the reading starts when they have passed.
+/// The first event of a transaction comes when all of it is in force, and is followed at once. One soon after a read may be one of
+/// many, as of a script of single commands: then there is so much time between them.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A read during which something changed is thrown away so often; then it is taken, and another one follows.
-const MIXTURES: u32 = 3;
 
 /// The reading, which runs beside everything else.
 pub struct Watch {
     /// When to read.
     due: Option<Instant>,
-    reading: Option<JoinHandle<Result<Netfilter, Fault>>>,
-    /// When the last reading began.
+    reading: Option<JoinHandle<Result<Reading, Fault>>>,
+    /// What was read last; none if nothing of it is to be taken over.
+    known: Option<Reading>,
+    /// When the last reading began, and when it ended.
     began: std::time::Instant,
+    ended: Option<Instant>,
     /// An event was heard that no read has followed yet.
     told: bool,
-    /// Something changed while a read was under way: its result may be a mixture.
-    changed_meanwhile: bool,
-    mixtures: u32,
+    /// An event asked for the read that is under way.
+    asked: bool,
     legacy: LegacyTables,
     /// Rules name ipsets.
     names_sets: bool,
@@ -37,10 +38,11 @@ impl Watch {
         Watch {
             due: None,
             reading: None,
+            known: None,
             began: std::time::Instant::now(),
+            ended: None,
             told: false,
-            changed_meanwhile: false,
-            mixtures: 0,
+            asked: false,
             legacy: LegacyTables::read(),
             // Until a reading says otherwise.
             names_sets: true,
@@ -56,13 +58,18 @@ impl Watch {
     /// An event was heard.
     pub fn note(&mut self) {
         self.told = true;
-        self.changed_meanwhile |= self.reading.is_some();
-        self.due.get_or_insert_with(|| Instant::now() + PAUSE);
+        self.due_after_pause();
     }
 
-    /// Whether an event waits for the read that it asks for.
+    /// What was read says nothing any more.
+    pub fn doubt(&mut self) {
+        self.known = None;
+        self.note();
+    }
+
+    /// Whether an event waits for the read that it asks for, or for its end.
     pub fn is_in_doubt(&self) -> bool {
-        self.told
+        self.told || self.asked
     }
 
     /// When the reading began that ended last.
@@ -70,8 +77,9 @@ impl Watch {
         self.began
     }
 
-    /// Reads though nothing has changed, as far as is known.
+    /// Reads all of it though nothing has changed, as far as is known.
     pub fn audit(&mut self) {
+        self.known = None;
         self.due.get_or_insert_with(Instant::now);
     }
 
@@ -97,44 +105,41 @@ impl Watch {
                 }
                 self.due = None;
                 self.began = std::time::Instant::now();
+                self.asked |= std::mem::take(&mut self.told);
             }
-            let reading = self.reading.get_or_insert_with(|| tokio::spawn(reader::read()));
+            let reading = self.reading.get_or_insert_with(|| tokio::spawn(reader::read(self.known.take())));
             let ended = reading.await;
             self.reading = None;
+            self.ended = Some(Instant::now());
             let read = ended.unwrap_or_else(|error| {
                 Err(Fault::Failed { tool: "the reader of netfilter", problem: error.to_string() })
             });
-            let told = self.told;
-            if let Some(netfilter) = self.judge(read) {
-                return (netfilter, told);
+            match read {
+                Ok(read) => {
+                    self.fault = None;
+                    self.names_sets = read.netfilter.names_sets();
+                    let told = std::mem::take(&mut self.asked) || self.told;
+                    self.known = Some(read.clone());
+                    return (read.netfilter, told);
+                }
+                Err(fault) => self.fail(fault),
             }
         }
     }
 
-    /// What of a read is to be believed.
-    fn judge(&mut self, read: Result<Netfilter, Fault>) -> Option<Netfilter> {
-        let mixture = std::mem::take(&mut self.changed_meanwhile);
-        if mixture {
-            self.due.get_or_insert_with(Instant::now);
-            self.mixtures += 1;
-            if self.mixtures <= MIXTURES {
-                return None;
-            }
+    fn fail(&mut self, fault: Fault) {
+        self.told |= std::mem::take(&mut self.asked);
+        if fault == Fault::Restless {
+            self.due_after_pause();
         }
-        self.mixtures = 0;
-        match read {
-            Ok(netfilter) => {
-                // A mixture that was taken is followed by another read.
-                self.told = mixture;
-                self.fault = None;
-                self.names_sets = netfilter.names_sets();
-                Some(netfilter)
-            }
-            Err(fault) => {
-                let since = self.fault.take().map_or_else(std::time::Instant::now, |(_, since)| since);
-                self.fault = Some((fault, since));
-                None
-            }
-        }
+        // Nothing is known of the time since the read began.
+        let since = self.fault.take().map_or(self.began, |(_, since)| since);
+        self.fault = Some((fault, since));
+    }
+
+    fn due_after_pause(&mut self) {
+        let now = Instant::now();
+        let busy = self.reading.is_some() || self.ended.is_some_and(|ended| ended.elapsed() < PAUSE);
+        self.due.get_or_insert(if busy { now + PAUSE } else { now });
     }
 }

@@ -3,8 +3,9 @@
 use shunt_policy::PuntReason;
 use shunt_policy::config::{Action, BaseChain, Field, Guard, Hook, Match, Origin, Source, Step, Test, Verdict};
 
+use super::nft::{Direction, Unevaluated};
 use super::{Item, Part, rules};
-use crate::mirror::netfilter::{Base, Netfilter, NftHook};
+use crate::mirror::netfilter::Netfilter;
 
 /// Masquerading touches what leaves by it, and the answers come back to an address of ours. Any other translation is seen in
 /// packets that look like all others, so the family is the kernel's.
@@ -55,7 +56,9 @@ pub(super) fn connections(chain: &BaseChain, part: &mut Part) {
                 reason: PuntReason::Conntrack,
                 origin: rule.origin.clone(),
             };
-            if !part.guards.contains(&guard) {
+            // One that takes all makes the others superfluous.
+            let all = |other: &Guard| other.family == guard.family && other.matches.is_empty();
+            if !part.guards.iter().any(all) {
                 part.guards.push(guard);
             }
         }
@@ -110,25 +113,28 @@ fn turned(one: &Match) -> Match {
     Match { not: one.not, test }
 }
 
-/// A base chain of a native table.
-pub(super) fn native(base: &Base, part: &mut Part) {
-    if base.rules.is_empty() && !base.drops {
-        return;
+/// What stands at the devices, before a packet comes to us or behind, or forwards by itself.
+pub(super) fn unevaluated(left: &Unevaluated, part: &mut Part) {
+    for origin in &left.parts {
+        part.report.push(Item::punted(origin.clone(), PuntReason::Netdev, left.why));
     }
-    let place = format!("table {} {} chain {}", base.table.family, base.table.name, base.chain);
-    let why = match base.hook {
-        NftHook::Flowtable => "a flowtable forwards by itself",
-        _ => "native nftables chains are not mirrored yet: all that passes them is the kernel's",
+    let hook = match left.direction {
+        Direction::In => Hook::Prerouting,
+        Direction::Out => Hook::Forward,
     };
-    if base.drops {
-        let origin = Origin::new(Source::Nftables, format!("{place} policy drop"));
-        part.report.push(Item::punted(origin, PuntReason::Netdev, why));
+    let test = |device: &String| match left.direction {
+        Direction::In => Test::iif(device),
+        Direction::Out => Test::oif(device),
+    };
+    let mut all: Vec<Vec<Match>> =
+        left.devices.iter().map(|device| vec![Match { not: false, test: test(device) }]).collect();
+    if all.is_empty() {
+        all.push(Vec::new());
     }
-    for rule in &base.rules {
-        let origin = Origin::new(Source::Nftables, format!("{place} {rule}"));
-        part.report.push(Item::punted(origin, PuntReason::Netdev, why));
-    }
-    for family in &base.families {
-        part.guard_all(*family, PuntReason::Netdev, &Origin::new(Source::Nftables, place.clone()));
+    for family in &left.families {
+        for matches in &all {
+            let (reason, origin) = (PuntReason::Netdev, left.place.clone());
+            part.guards.push(Guard { family: *family, hook, matches: matches.clone(), reason, origin });
+        }
     }
 }

@@ -3,9 +3,10 @@
 mod counters;
 mod guards;
 mod ipset;
+mod nft;
 mod xt;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use shunt_policy::PuntReason;
 use shunt_policy::config::{
@@ -27,8 +28,10 @@ pub(super) struct Lowered {
 
 /// The chains that are evaluated; all else becomes guards.
 pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &mut Part) -> Vec<BaseChain> {
+    let nft::Native { chains: native, unevaluated } = nft::chains(&netfilter.nft);
     let mut sets = ipset::Sets::new(netfilter);
-    let mut all: Vec<Lowered> = netfilter.saved.iter().flat_map(|dialect| xt::chains(dialect, &mut sets)).collect();
+    let saved = netfilter.saved.iter().flat_map(|dialect| xt::chains(dialect, &mut sets));
+    let mut all: Vec<Lowered> = saved.chain(native).collect();
     // A chain without rules that accepts says nothing, wherever it stands.
     all.retain(|Lowered { chain, .. }| !chain.rules.is_empty() || chain.policy == ChainPolicy::Drop);
     all.sort_by_key(|Lowered { chain, .. }| (chain.family, chain.hook, chain.priority));
@@ -37,12 +40,13 @@ pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &m
         guards::nat(&lowered.chain, part);
     }
     guards::still_translated(netfilter, part);
-    netfilter.nft.iter().for_each(|base| guards::native(base, part));
+    unevaluated.iter().for_each(|left| guards::unevaluated(left, part));
     set_order(&mut all);
+    let mut reported = HashSet::new();
     for Lowered { chain, .. } in &mut all {
         counters.assign(chain);
         guards::connections(chain, part);
-        report(chain, part);
+        report(chain, &mut reported, part);
     }
     counters.sweep();
     all.into_iter().map(|lowered| lowered.chain).collect()
@@ -64,8 +68,9 @@ fn set_order(all: &mut [Lowered]) {
     }
 }
 
-/// What becomes of each rule, for `shunt check`.
-fn report(chain: &BaseChain, part: &mut Part) {
+/// What becomes of each rule, for `shunt check`. `reported` holds what was said before: a chain of family inet stands here twice, and a
+/// user chain as often as there are ways to it.
+fn report(chain: &BaseChain, reported: &mut HashSet<(Origin, Standing)>, part: &mut Part) {
     if chain.policy == ChainPolicy::Drop {
         part.report.push(Item::exact(Origin::new(source(chain), format!("{} policy drop", chain.name))));
     }
@@ -77,8 +82,7 @@ fn report(chain: &BaseChain, part: &mut Part) {
                 Item { origin: rule.origin.clone(), standing: Standing::Punted(reason), why }
             }
         };
-        // A chain of family inet stands here twice.
-        if !part.report.contains(&item) {
+        if reported.insert((item.origin.clone(), item.standing)) {
             part.report.push(item);
         }
     }
@@ -87,7 +91,7 @@ fn report(chain: &BaseChain, part: &mut Part) {
 /// The rules that packets of the base chain can come to.
 fn rules(chain: &BaseChain) -> impl Iterator<Item = &ChainRule> {
     let reached = reachable(&chain.rules, &chain.user);
-    let user = chain.user.iter().filter(move |user| reached.contains(&user.name));
+    let user = chain.user.iter().filter(move |user| reached.contains(user.name.as_str()));
     chain.rules.iter().chain(user.flat_map(|user| &user.rules))
 }
 
@@ -96,14 +100,13 @@ fn source(chain: &BaseChain) -> Source {
 }
 
 /// Names of the user chains to which rules lead.
-pub(super) fn reachable(rules: &[ChainRule], user: &[UserChain]) -> Vec<String> {
+fn reachable<'a>(rules: &'a [ChainRule], user: &'a [UserChain]) -> HashSet<&'a str> {
     let by_name: HashMap<&str, &UserChain> = user.iter().map(|chain| (chain.name.as_str(), chain)).collect();
-    let mut found: Vec<String> = Vec::new();
+    let mut found = HashSet::new();
     let mut open: Vec<&ChainRule> = rules.iter().collect();
     while let Some(rule) = open.pop() {
         for name in rule.steps.iter().flat_map(targets) {
-            if !found.contains(name) {
-                found.push(name.clone());
+            if found.insert(name.as_str()) {
                 open.extend(by_name.get(name.as_str()).into_iter().flat_map(|chain| &chain.rules));
             }
         }

@@ -1,37 +1,30 @@
 //! Rules that `nft` has added to tables of iptables-nft. `iptables-nft-save` prints of them what it knows, and leaves out the rest
 //! without a word: of `tcp sequence 5 drop` it makes `-p tcp -j DROP`.
 
-use std::collections::HashMap;
-
-use serde_json::Value;
 use shunt_policy::Family;
 
+use super::super::nft::{self, Effect, Expression, Operator, Relation, Statement, TableFamily, Verdict};
 use super::Saved;
 
 impl Saved {
-    /// Holds each rule against what `nft -j list ruleset` says of it, and notes those that iptables cannot have written.
-    pub fn note_foreign(&mut self, listed: &Value, family: Family) {
-        let word = match family {
-            Family::V4 => "ip",
-            Family::V6 => "ip6",
+    /// Holds each rule against what nft says of it, and notes those that iptables cannot have written.
+    pub fn note_foreign(&mut self, listed: &[nft::Table], family: Family) {
+        let family = match family {
+            Family::V4 => TableFamily::Ip,
+            Family::V6 => TableFamily::Ip6,
         };
-        let mut by_chain: HashMap<(&str, &str), Vec<&Value>> = HashMap::new();
-        let objects = listed["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for rule in objects.iter().filter_map(|object| object.get("rule")).filter(|rule| rule["family"] == word) {
-            let place = (rule["table"].as_str().unwrap_or_default(), rule["chain"].as_str().unwrap_or_default());
-            by_chain.entry(place).or_default().push(&rule["expr"]);
-        }
         for table in &mut self.tables {
+            let listed = listed.iter().find(|listed| listed.family == family && listed.name == table.name);
             for chain in &mut table.chains {
-                let listed = by_chain.remove(&(table.name.as_str(), chain.name.as_str())).unwrap_or_default();
+                let listed = listed.and_then(|listed| listed.chain(&chain.name));
+                let listed = listed.map_or(&[][..], |listed| &listed.rules);
                 if listed.len() != chain.rules.len() {
-                    let line =
-                        format!("{}: nft lists {} rules, iptables {}", chain.name, listed.len(), chain.rules.len());
-                    table.unread.push(line);
+                    let (by_nft, by_iptables) = (listed.len(), chain.rules.len());
+                    table.unread.push(format!("{}: nft lists {by_nft} rules, iptables {by_iptables}", chain.name));
                     continue;
                 }
-                for (rule, expression) in chain.rules.iter_mut().zip(listed) {
-                    rule.foreign = !is_of_iptables(expression);
+                for (rule, listed) in chain.rules.iter_mut().zip(listed) {
+                    rule.foreign = !is_of_iptables(&listed.statements);
                 }
             }
         }
@@ -39,67 +32,65 @@ impl Saved {
 }
 
 /// Whether all of it is what iptables-nft writes, once: of two tests of one field it prints the last, except of the mark.
-fn is_of_iptables(expression: &Value) -> bool {
-    let mut seen: Vec<&Value> = Vec::new();
-    expression.as_array().is_some_and(|statements| {
-        statements.iter().all(|statement| {
-            let Some(test) = statement.get("match") else { return is_statement(statement) };
-            let (left, mask) = match test["left"]["&"].as_array().map(Vec::as_slice) {
-                Some([field, mask]) => (field, Some(mask)),
-                _ => (&test["left"], None),
+fn is_of_iptables(statements: &[Statement]) -> bool {
+    let mut seen: Vec<&Expression> = Vec::new();
+    statements.iter().all(|statement| match statement {
+        Statement::Match { left, relation, right } => {
+            let (field, mask) = match left {
+                Expression::Binary(Operator::And, field, mask) => (&**field, Some(&**mask)),
+                field => (field, None),
             };
-            let once = !seen.contains(&left) || left["meta"]["key"] == "mark";
-            seen.push(left);
-            once && is_test(&test["op"], left, mask, &test["right"])
-        })
+            let once = !seen.contains(&field) || matches!(field, Expression::Meta(key) if key == "mark");
+            seen.push(field);
+            once && is_test(*relation, field, mask, right)
+        }
+        Statement::Counter => true,
+        Statement::Verdict(verdict) => !matches!(verdict, Verdict::Continue),
+        // TRACE, which is opaque, as are limits and logs.
+        Statement::Set { key: Expression::Meta(key), .. } => key == "nftrace",
+        Statement::Other { effect: Effect::Xt, .. } => true,
+        Statement::Other { text, .. } => text.starts_with("limit") || text.starts_with("log"),
+        _ => false,
     })
 }
 
-fn is_statement(statement: &Value) -> bool {
-    const KNOWN: [&str; 10] = ["xt", "counter", "accept", "drop", "return", "jump", "goto", "limit", "log", "mangle"];
-    // Of `mangle` iptables writes the one that traces, which is opaque.
-    let traces = |statement: &Value| statement["mangle"]["key"]["meta"]["key"] == "nftrace";
-    let words = statement.as_object().map(|object| object.keys().map(String::as_str).collect::<Vec<_>>());
-    words.is_some_and(|words| words.iter().all(|word| KNOWN.contains(word) && (*word != "mangle" || traces(statement))))
-}
-
-fn is_test(op: &Value, left: &Value, mask: Option<&Value>, right: &Value) -> bool {
-    let is_equality = op == "==" || op == "!=";
-    let is_single = right.is_number() || right.is_string();
-    if let Some(key) = left["meta"]["key"].as_str() {
-        let of_iptables = match key {
-            "iifname" | "oifname" | "l4proto" => mask.is_none() && is_single,
-            "mark" => is_single || right.get("prefix").is_some(),
-            _ => false,
-        };
-        return is_equality && of_iptables && !names_set(right);
-    }
-    let payload = &left["payload"];
-    match (payload["protocol"].as_str(), payload["field"].as_str()) {
-        (Some("ip" | "ip6"), Some("saddr" | "daddr")) => {
-            is_equality && (is_single || right.get("prefix").is_some()) && !names_set(right)
+fn is_test(relation: Relation, field: &Expression, mask: Option<&Expression>, right: &Expression) -> bool {
+    let is_equality = matches!(relation, Relation::Equal | Relation::NotEqual);
+    let is_single = matches!(right, Expression::Number(_) | Expression::Symbol(_));
+    let is_prefix = matches!(right, Expression::Prefix(..));
+    let (protocol, field) = match field {
+        Expression::Meta(key) => ("meta", key.as_str()),
+        Expression::Payload { protocol, field } => (protocol.as_str(), field.as_str()),
+        _ => return false,
+    };
+    match (protocol, field) {
+        ("meta", "iifname" | "oifname" | "l4proto") | ("ip", "protocol") => is_equality && is_single && mask.is_none(),
+        ("meta", "mark") | ("ip" | "ip6", "saddr" | "daddr") => is_equality && (is_single || is_prefix),
+        ("ip", "frag-off") => is_equality && *right == Expression::Number(0),
+        ("tcp" | "udp", "sport" | "dport") => {
+            let is_range = matches!(right, Expression::Range(..)) && is_equality;
+            let compares = !matches!(relation, Relation::Any | Relation::NoneOf);
+            mask.is_none() && compares && (is_single || is_range)
         }
-        (Some("ip"), Some("protocol")) => is_equality && is_single && mask.is_none() && !names_set(right),
-        (Some("ip"), Some("frag-off")) => is_equality && right == 0,
-        (Some("tcp" | "udp"), Some("sport" | "dport")) => {
-            let is_range = right.get("range").is_some() && is_equality;
-            mask.is_none() && (is_single || is_range) && op != "in" && !names_set(right)
-        }
-        // A list of flags is all of them together; `!` is none of them, `in` any.
-        (Some("tcp"), Some("flags")) => {
-            let knows = |flags: &Value| match flags {
-                Value::Array(words) => words.iter().all(|word| SIX_FLAGS.iter().any(|flag| word == flag)),
-                word => word == 0 || SIX_FLAGS.iter().any(|flag| word == flag),
+        ("tcp", "flags") => {
+            let compares = match mask {
+                Some(_) => is_equality,
+                None => matches!(relation, Relation::Any | Relation::NoneOf),
             };
-            knows(right) && mask.is_none_or(knows) && if mask.is_some() { is_equality } else { op == "!" || op == "in" }
+            compares && has_names_for(right) && mask.is_none_or(has_names_for)
         }
         _ => false,
     }
 }
 
-/// Those that iptables has names for.
-const SIX_FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
-
-fn names_set(right: &Value) -> bool {
-    right.as_str().is_some_and(|word| word.starts_with('@'))
+/// Whether iptables has names for all of the TCP flags.
+fn has_names_for(flags: &Expression) -> bool {
+    const SIX: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
+    match flags {
+        Expression::Number(number) => *number == 0,
+        Expression::Symbol(flag) => SIX.contains(&flag.as_str()),
+        Expression::List(flags) => flags.iter().all(has_names_for),
+        Expression::Binary(Operator::Or, one, other) => has_names_for(one) && has_names_for(other),
+        _ => false,
+    }
 }
