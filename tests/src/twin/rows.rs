@@ -42,9 +42,11 @@ impl Rows {
         self.twin.settle();
         let mut outcomes = self.twin.exchange(packets);
         for (packet, outcomes) in packets.iter().zip(&mut outcomes).filter(|(_, outcomes)| outcomes.one_is_silent()) {
-            // Lost in a queue of a busy machine, or not: who is silent for a reason is silent again.
-            std::thread::sleep(std::time::Duration::from_secs(1));
-            outcomes.clone_from(&self.twin.exchange(std::slice::from_ref(packet))[0]);
+            // Lost in a queue of a busy machine, or late, because a worker waits for its core longer than the kernel does: who is
+            // silent for a reason is silent again.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let patience = std::time::Duration::from_millis(800);
+            outcomes.clone_from(&self.twin.exchange_for(std::slice::from_ref(packet), patience)[0]);
         }
         let mut same = Vec::new();
         for (packet, outcomes) in packets.iter().zip(outcomes) {
