@@ -10,12 +10,15 @@ use shunt_policy::config::{Element, Field, Set, Side, Value};
 use super::xt::address_of;
 use crate::mirror::netfilter::Netfilter;
 use crate::mirror::netfilter::ipset::{IpSet, Key, Member, MemberOption, Net, Port, SetOption};
+use crate::mirror::netfilter::nft::{Effect, Statement};
 
 /// The sets that rules ask, each lowered once.
 pub(super) struct Sets<'a> {
     netfilter: &'a Netfilter,
     /// Sets that rules fill or empty while packets pass.
     changing: HashSet<&'a str>,
+    /// A rule does so, and which set it is nft does not print.
+    any_changing: bool,
     known: HashMap<(String, Family, usize), Known>,
 }
 
@@ -62,11 +65,18 @@ struct Range {
 impl<'a> Sets<'a> {
     pub(super) fn new(netfilter: &'a Netfilter) -> Self {
         let rules = netfilter.saved.iter().flat_map(|dialect| dialect.saved.rules());
-        Sets { netfilter, changing: rules.filter_map(|rule| rule.changes_set()).collect(), known: HashMap::new() }
+        let changing = rules.filter_map(|rule| rule.changes_set()).collect();
+        let hidden = |statement: &Statement| matches!(statement, Statement::Other { effect: Effect::Xt, text } if text.contains("\"SET\""));
+        let chains = netfilter.nft.tables.iter().flat_map(|table| &table.chains);
+        let any_changing = chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.statements).any(hidden);
+        Sets { netfilter, changing, any_changing, known: HashMap::new() }
     }
 
     /// What `-m set --match-set NAME SIDES` asks (`ip_set_test`).
     pub(super) fn asked(&mut self, name: &str, sides: &[Side], family: Family) -> Asked {
+        if self.any_changing {
+            return Asked::Opaque(format!("ipset {name}: a rule of nftables changes sets, and nft hides which"));
+        }
         let known = self.known.entry((name.to_owned(), family, sides.len()));
         let known = known.or_insert_with(|| match lower(self.netfilter, &self.changing, name, sides.len(), family) {
             Err(why) => Known::Opaque(format!("ipset {name}: {why}")),
