@@ -1,7 +1,7 @@
 //! Which interfaces we take, and why the others are left.
 
 use shunt_dataplane::PortSpec;
-use shunt_policy::config::{Config, Hook};
+use shunt_policy::config::{Action, BaseChain, ChainRule, Config, Hook, Match, Step, Test, Verdict};
 use shunt_policy::{Family, Ifindex, Mac, PortId};
 
 use crate::mirror::{KernelLink, KernelView};
@@ -140,6 +140,19 @@ impl Selection {
     }
 }
 
+/// The first rule of a chain, if it asks all packets something that we do not know.
+fn punts_all(chain: &BaseChain) -> Option<&ChainRule> {
+    let rule = chain.rules.first()?;
+    let first = rule.steps.iter().find(|step| !matches!(step, Step::Count | Step::Do(Action::Nothing)))?;
+    let opaque = matches!(
+        first,
+        Step::Match(Match { test: Test::Opaque(_) | Test::Connection(_), .. })
+            | Step::Do(Action::Opaque(_) | Action::Connection(_))
+            | Step::Verdict(Verdict::Reject | Verdict::Opaque(_))
+    );
+    opaque.then_some(rule)
+}
+
 /// Whether any packet that arrives on the link could be forwarded by us. If not, why: then the port is better left alone.
 pub fn worth_taking(config: &Config, ifindex: Ifindex) -> Result<(), String> {
     let Some(link) = config.links.iter().find(|link| link.ifindex == ifindex) else {
@@ -152,8 +165,14 @@ pub fn worth_taking(config: &Config, ifindex: Ifindex) -> Result<(), String> {
             Family::V6 => link.forwarding6,
         };
         let guard = config.guards.iter().find(|guard| guard.family == family && guard.matches.is_empty());
+        let rule = config.chains.iter().filter(|chain| chain.family == family).find_map(punts_all);
         match (forwarding, guard) {
-            (true, None) => return Ok(()),
+            (true, None) => match rule {
+                None => return Ok(()),
+                Some(rule) => {
+                    reasons.push(format!("{family}: every packet comes to {}, which is not mirrored", rule.origin))
+                }
+            },
             (false, _) => reasons.push(format!("{family}: the sysctl forwarding is off")),
             (true, Some(guard)) => {
                 let hook = match guard.hook {

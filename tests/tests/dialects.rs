@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use shunt_control::mirror::netfilter::{ipset, xt};
+use shunt_control::mirror::netfilter::{ipset, nft, xt};
 use shunt_policy::Family;
 use shunt_tests::lab::{Lab, Namespace};
 
@@ -33,6 +33,12 @@ fn privileged_iptables_prints_the_corpus_so() {
         feed(&router, &[&format!("{tool}-restore"), "-c"], corpus);
         let printed = xt::parse(&router.run(&format!("{tool}-save -c")), family);
         let expected = xt::parse(corpus, family);
+        if tool.ends_with("nft") {
+            let mut printed = printed.clone();
+            note_foreign(&router, &mut printed, family);
+            let foreign: Vec<_> = printed.rules().filter(|rule| rule.foreign).collect();
+            assert!(foreign.is_empty() && printed.tables.iter().all(|table| table.unread.is_empty()), "{foreign:?}");
+        }
         assert_eq!(printed.tables.len(), expected.tables.len(), "{tool}");
         for table in &expected.tables {
             // The order of tables is the kernel's.
@@ -43,6 +49,41 @@ fn privileged_iptables_prints_the_corpus_so() {
             assert_eq!(printed, table.to_string(), "{tool}");
         }
     }
+}
+
+/// Of what nft adds to a table of iptables, `iptables-nft-save` may leave out what it does not know.
+#[test]
+fn privileged_rules_of_nft_among_those_of_iptables_are_known_as_such() {
+    let lab = Lab::new();
+    let router = lab.namespace("r");
+    router.run("iptables-nft -A FORWARD -j ACCEPT");
+    for rule in [
+        "tcp sequence 5 drop",
+        "udp length 8 counter drop",
+        "ip saddr 192.0.2.1 ip saddr 192.0.2.2 drop",
+        "ip daddr >= 192.0.2.5 drop",
+        "ip saddr 192.0.2.1-192.0.2.9 drop",
+        "ip saddr { 192.0.2.1, 192.0.2.2 } drop",
+        "ip saddr . ip daddr { 192.0.2.1 . 192.0.2.2 } drop",
+        "meta l4proto tcp meta l4proto udp drop",
+    ] {
+        router.run(&format!("nft flush chain ip filter FORWARD; nft 'add rule ip filter FORWARD {rule}'"));
+        let text = router.run("iptables-nft-save");
+        let mut saved = xt::parse(&text, Family::V4);
+        note_foreign(&router, &mut saved, Family::V4);
+        let foreign = saved.rules().any(|rule| rule.foreign);
+        assert!(foreign || !saved.tables[0].unread.is_empty(), "{rule}: {text}");
+    }
+    // Fewer rules are printed than there are.
+    router.run("nft flush chain ip filter FORWARD");
+    let mut saved = xt::parse("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j DROP\nCOMMIT\n", Family::V4);
+    note_foreign(&router, &mut saved, Family::V4);
+    assert_eq!(saved.tables[0].unread, ["FORWARD: nft lists 0 rules, iptables 1"]);
+}
+
+fn note_foreign(router: &Namespace, saved: &mut xt::Saved, family: Family) {
+    let listed = nft::parse(&router.run("nft --stateless --json list ruleset")).expect("a ruleset");
+    saved.note_foreign(&listed.tables, family);
 }
 
 #[test]

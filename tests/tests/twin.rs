@@ -7,6 +7,7 @@ use shunt_tests::twin::{Kind, campaign};
 /// The cases are the same in every run, as many of them as there is time for.
 const SEED: u64 = 1;
 const TIME: Duration = Duration::from_secs(150);
+const TIME_FOR_RULE_SETS: Duration = Duration::from_secs(120);
 
 #[test]
 fn privileged_random_cases_do_not_diverge() {
@@ -16,6 +17,20 @@ fn privileged_random_cases_do_not_diverge() {
     // Worth nothing if it hardly ran, or if the workers hardly forward.
     assert!(report.cases >= 60, "few cases: {report}");
     assert!(report.by_workers * 5 > report.answered, "few by the workers: {report}");
+    assert_eq!(report.late, 0, "the mirror does not keep its bounds: {report}");
+    assert!(report.unsteady * 200 < report.packets, "frames are lost: {report}");
+}
+
+#[test]
+fn privileged_random_rule_sets_do_not_diverge() {
+    let report = campaign::run(Kind::Netfilter, 3, SEED, 0..u64::MAX, TIME_FOR_RULE_SETS, |_| {});
+    println!("{report}");
+    assert!(report.divergence.is_none(), "{report}");
+    assert!(report.packets >= 4000, "few packets: {report}");
+    assert!(report.answered * 2 > report.packets, "rules stop most packets: {report}");
+    assert!(report.by_workers * 10 > report.answered, "few by the workers: {report}");
+    // Or else rules are not there that were to be tested.
+    assert!(report.refused_rule_sets.len() as u64 * 50 < report.cases, "the tools refuse rule sets: {report}");
     assert_eq!(report.late, 0, "the mirror does not keep its bounds: {report}");
     assert!(report.unsteady * 200 < report.packets, "frames are lost: {report}");
 }

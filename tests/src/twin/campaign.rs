@@ -43,8 +43,8 @@ pub struct Report {
     /// Commands that the kernel took.
     pub commands: u64,
     pub refused: u64,
-    /// Rule sets that a tool did not take: all lines of one tool and case.
-    pub refused_rule_sets: u64,
+    /// What tools said of rule sets that they did not take: all lines of one tool and case.
+    pub refused_rule_sets: Vec<String>,
     /// How the packets ended with shunt, by counter.
     pub ends: BTreeMap<String, u64>,
     /// The first difference, told for somebody who has to mend it.
@@ -68,7 +68,7 @@ impl fmt::Display for Report {
         } = self;
         writeln!(
             f,
-            "{cases} cases of {commands} commands ({refused} refused, {refused_rule_sets} rule sets), {packets} packets, {answered} answered"
+            "{cases} cases of {commands} commands ({refused} refused), {packets} packets, {answered} answered"
         )?;
         writeln!(
             f,
@@ -77,6 +77,9 @@ impl fmt::Display for Report {
         )?;
         for (end, count) in ends {
             writeln!(f, "  {count:8}  {end}")?;
+        }
+        for refused in refused_rule_sets {
+            writeln!(f, "{refused}")?;
         }
         divergence.as_ref().map_or(Ok(()), |divergence| f.write_str(divergence))
     }
@@ -197,24 +200,20 @@ impl Report {
         self.late += late;
         self.commands += commands;
         self.refused += refused;
-        self.refused_rule_sets += refused_rule_sets;
+        self.refused_rule_sets.extend(refused_rule_sets);
         self.divergence = self.divergence.take().or(divergence);
     }
 }
 
 fn one(twin: &mut Twin, case: &Case, report: &mut Report) {
     let refused = prepare(twin, &case.commands);
-    if std::env::var_os("TWIN_REFUSED").is_some() {
-        for line in refused.lines().filter(|line| line.starts_with(rules::REFUSED)) {
-            println!("case {} {line}", case.number);
-        }
-    }
     report.cases += 1;
     report.commands += case.commands.len() as u64;
     // What `ip` says of each, and what the kernel says of a sysctl or a rule of ours.
     report.refused +=
         refused.lines().filter(|line| line.starts_with("Command failed") || !line.contains("rror:")).count() as u64;
-    report.refused_rule_sets += refused.lines().filter(|line| line.starts_with(rules::REFUSED)).count() as u64;
+    let sets = refused.lines().filter(|line| line.starts_with(rules::REFUSED));
+    report.refused_rule_sets = sets.map(|line| format!("case {}: {line}", case.number)).collect();
     report.packets += case.packets.len() as u64;
     let outcomes = twin.exchange(&case.packets);
     report.answered += outcomes.iter().filter(|outcomes| !outcomes.kernel.is_empty()).count() as u64;

@@ -32,6 +32,8 @@ const FOLLOWED: Duration = Duration::from_millis(600);
 const RETAKEN: Duration = Duration::from_millis(1500);
 /// Both routers are done with what they were sent when nothing has come for this long.
 const QUIET: Duration = Duration::from_millis(60);
+/// The same while something has come from one router of which the other has sent nothing yet: the machine may be busy.
+const BEHIND: Duration = Duration::from_millis(500);
 /// Frames sent at once; the rings of the cables hold 256.
 const BURST: usize = 16;
 
@@ -44,6 +46,8 @@ pub struct Twin {
     /// The case under way has taken links down.
     links_changed: bool,
     rules: Rules,
+    /// Those that the workers served when it last settled.
+    ports: Vec<String>,
 }
 
 /// How netfilter's rules stand, as far as the twin can tell: a shell may have changed them.
@@ -97,7 +101,9 @@ impl Twin {
         let kernel = Router::new(&lab, &format!("kernel{name}"));
         let shunt = Router::new(&lab, &format!("shunt{name}"));
         let daemon = shunt.namespace.start_shunt("");
-        let mut twin = Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First };
+        let mut twin =
+            Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First, ports: Vec::new() };
+        twin.ports = twin.ports();
         twin.reset();
         twin
     }
@@ -136,24 +142,40 @@ impl Twin {
 
     /// Waits until the mirror has followed.
     pub fn settle(&mut self) {
-        self.settle_rules();
+        let rules = self.reload_rules();
         std::thread::sleep(FOLLOWED);
+        // Rules that leave nothing to the workers have the ports left, others have them taken again.
+        if rules && self.ports() != self.ports {
+            std::thread::sleep(RETAKEN);
+            self.ports = self.ports();
+        }
     }
 
     /// The same after links went down or came up: ports are taken anew.
     pub fn settle_ports(&mut self) {
-        self.settle_rules();
+        self.reload_rules();
         std::thread::sleep(FOLLOWED + RETAKEN);
+        self.ports = self.ports();
     }
 
-    /// What iptables-legacy and ipset load gives no event: the mirror need not wait until it asks by itself.
-    fn settle_rules(&mut self) {
-        if self.rules != Rules::First {
-            self.daemon.reload();
+    /// What iptables-legacy and ipset load gives no event: the mirror need not wait until it asks by itself. Says whether there are
+    /// rules, or were.
+    fn reload_rules(&mut self) -> bool {
+        if self.rules == Rules::First {
+            return false;
         }
+        self.daemon.reload();
         if self.rules == Rules::TakenBack {
             self.rules = Rules::First;
         }
+        true
+    }
+
+    /// Names of the ports that the workers serve.
+    fn ports(&self) -> Vec<String> {
+        let status = self.daemon.status();
+        let ports = status["ports"].as_array().into_iter().flatten();
+        ports.filter_map(|port| port["name"].as_str()).map(str::to_owned).collect()
     }
 
     /// Sends the packets into both routers, and returns what came out for each.
@@ -178,7 +200,10 @@ impl Twin {
         }
         let [mut kernel, mut shunt] = [HashMap::<u32, Outcome>::new(), HashMap::new()];
         let mut last = Instant::now();
-        while last.elapsed() < quiet {
+        let level = |one: &HashMap<u32, Outcome>, other: &HashMap<u32, Outcome>| {
+            one.len() == other.len() && one.keys().all(|tag| other.contains_key(tag))
+        };
+        while last.elapsed() < quiet || last.elapsed() < BEHIND && !level(&kernel, &shunt) {
             let mut any = false;
             for (router, outcomes) in [(&self.kernel, &mut kernel), (&self.shunt, &mut shunt)] {
                 while let Ok((port, frame)) = router.heard.try_recv() {

@@ -18,6 +18,7 @@
 //! - Without rules and local routes of the operator's, a source is the router's own if an interface has the address, whatever the
 //!   local table says; otherwise the tables alone decide (D20).
 
+mod iptables;
 mod multipath;
 mod policy_routing;
 mod translation;

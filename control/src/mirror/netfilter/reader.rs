@@ -106,7 +106,8 @@ async fn nftables(interfaces: &BTreeMap<String, u32>) -> Result<(Arc<Ruleset>, V
         when(written_by_iptables("ip"), saved_by("iptables-nft-save", Family::V4, Source::IptablesNft)),
         when(written_by_iptables("ip6"), saved_by("ip6tables-nft-save", Family::V6, Source::IptablesNft)),
     )?;
-    let saved: Vec<Dialect> = v4.into_iter().chain(v6).collect();
+    let mut saved: Vec<Dialect> = v4.into_iter().chain(v6).collect();
+    saved.iter_mut().for_each(|dialect| dialect.saved.note_foreign(&ruleset.tables, dialect.family));
     // What iptables-nft prints it has written or could have; the others are native, whatever their name.
     ruleset.tables.retain(|table| {
         let printed = |dialect: &Dialect| {

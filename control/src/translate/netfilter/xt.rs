@@ -98,6 +98,9 @@ impl Lowering<'_, '_> {
 
     fn rule(&mut self, chain: &Chain, rule: &Rule) -> ChainRule {
         let mut steps = Vec::with_capacity(rule.matches.len() + 2);
+        if rule.foreign {
+            steps.push(is(config::Test::Opaque("nft has added it, and iptables may not print all of it".to_owned())));
+        }
         for one in &rule.matches {
             match one {
                 Match::Plain(condition) => steps.extend(self.condition(condition)),
@@ -173,8 +176,12 @@ impl Lowering<'_, '_> {
                 Asked::In { key, set } => config::Test::In { key, set },
                 Asked::Opaque(why) => config::Test::Opaque(why),
             },
-            Test::SourceGroup(group) if self.hook != Hook::Postrouting => interface_group(Field::IifGroup, *group),
-            Test::DestinationGroup(group) if self.hook != Hook::Prerouting => interface_group(Field::OifGroup, *group),
+            Test::SourceGroup(group) if self.hook != Hook::Postrouting => {
+                interface_group(Field::IifGroup, group.masked())
+            }
+            Test::DestinationGroup(group) if self.hook != Hook::Prerouting => {
+                interface_group(Field::OifGroup, group.masked())
+            }
             Test::Comment(_) => return Holds::Always,
             // Its negation holds for a packet without the option too (tcpmss_mt).
             Test::TcpMss(range) if !not => numbers(Field::TcpMss, *range),
@@ -321,3 +328,6 @@ pub(super) fn address_of(side: Side) -> Field {
         Side::Destination => Field::Destination,
     }
 }
+
+#[cfg(test)]
+mod tests;

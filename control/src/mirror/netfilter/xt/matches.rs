@@ -6,7 +6,7 @@ use shunt_policy::config::{InterfacePattern, Side};
 use shunt_policy::{Family, Mac};
 
 use super::super::text::{Protocol, decimal, hexadecimal, number, prints_as};
-use super::values::{AddressMask, AddressRange, AddressTypes, Flags, IcmpType, Masked, MaskedByte, Range};
+use super::values::{AddressMask, AddressRange, AddressTypes, Flags, Group, IcmpType, Masked, MaskedByte, Range};
 use super::words::{Quoted, Words, unquoted};
 
 /// One module of a rule, or one option that needs none. The kernel asks them in the order of the line.
@@ -81,8 +81,8 @@ pub enum Test {
         sides: Vec<Side>,
     },
     PacketType(PacketType),
-    SourceGroup(Masked),
-    DestinationGroup(Masked),
+    SourceGroup(Group),
+    DestinationGroup(Group),
     Comment(Box<str>),
     TcpMss(Range),
     SourceRange(AddressRange),
@@ -235,8 +235,8 @@ fn of_module(module: &str, option: &str, words: &mut Words, family: Family) -> O
             "multicast" => PacketType::Multicast,
             _ => return None,
         }),
-        ("devgroup", "--src-group") => Test::SourceGroup(Masked::parse(argument)?),
-        ("devgroup", "--dst-group") => Test::DestinationGroup(Masked::parse(argument)?),
+        ("devgroup", "--src-group") => Test::SourceGroup(Group::parse(argument)?),
+        ("devgroup", "--dst-group") => Test::DestinationGroup(Group::parse(argument)?),
         ("comment", "--comment") => Test::Comment(unquoted(argument).into()),
         ("tcpmss", "--mss") => Test::TcpMss(Range::parse(argument)?),
         ("iprange", "--src-range") => Test::SourceRange(AddressRange::parse(argument, family)?),

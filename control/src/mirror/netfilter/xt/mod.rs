@@ -3,6 +3,7 @@
 //! Nothing here fails: what is not understood stays as text at its place in the order, so that what it could touch is left to the
 //! kernel. A part of a rule counts as understood only if we would print it as the tool did.
 
+mod foreign;
 mod matches;
 mod parse;
 mod target;
@@ -17,7 +18,7 @@ pub(super) use matches::mac;
 pub use matches::{Comparison, Condition, Match, PacketType, Test};
 pub use parse::parse;
 pub use target::{HopChange, MarkChange, Mss, NatTarget, Target};
-pub use values::{AddressMask, AddressRange, AddressTypes, Flags, IcmpType, Masked, MaskedByte, Range};
+pub use values::{AddressMask, AddressRange, AddressTypes, Flags, Group, IcmpType, Masked, MaskedByte, Range};
 
 /// What one of the tools printed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// Without one the walk goes on with the next rule.
     pub target: Option<Target>,
+    /// Not iptables has written it, but nft: it may ask or do more than what is printed.
+    pub foreign: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

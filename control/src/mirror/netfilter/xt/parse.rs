@@ -100,7 +100,7 @@ impl OpenTable {
             None if rest.is_empty() => (Vec::new(), None),
             None => (vec![Match::Opaque(rest.into())], None),
         };
-        self.table.chains.get_mut(place)?.rules.push(Rule { counters, matches, target });
+        self.table.chains.get_mut(place)?.rules.push(Rule { counters, matches, target, foreign: false });
         Some(())
     }
 

@@ -121,6 +121,36 @@ impl fmt::Display for Masked {
     }
 }
 
+/// A group of interfaces. A number without mask is printed by the name that `/etc/iproute2/group` has for it, of which we know the
+/// one that comes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    Default,
+    Masked(Masked),
+}
+
+impl Group {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text == "default" { Some(Group::Default) } else { Masked::parse(text).map(Group::Masked) }
+    }
+
+    pub fn masked(self) -> Masked {
+        match self {
+            Group::Default => Masked { value: 0, mask: u32::MAX },
+            Group::Masked(masked) => masked,
+        }
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Group::Default => f.write_str("default"),
+            Group::Masked(masked) => write!(f, "{masked}"),
+        }
+    }
+}
+
 /// `0x10/0xff`: a TOS byte under a mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MaskedByte {

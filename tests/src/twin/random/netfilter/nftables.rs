@@ -181,7 +181,7 @@ impl<'a> Table<'a> {
         let (needs, last) = self.statement(rng, family, chain);
         let stops = ["drop", "reject"].iter().any(|stop| last.contains(stop));
         let mut words: Vec<String> = needs.into_iter().map(str::to_owned).collect();
-        for _ in 0..if stops { 3 } else { rng.usize(..3) } {
+        for _ in 0..if stops { 2 } else { rng.usize(..3) } {
             let test = self.test(rng, family, chain);
             let clash = |of: &str| words.iter().any(|word| word.contains(of));
             // Two protocols in one rule are refused.

@@ -64,7 +64,7 @@ impl Rule<'_> {
         let target = self.target(rng, user);
         let stops = ["DROP", "REJECT", "NFQUEUE"].iter().any(|stop| target.contains(stop));
         // A target may have asked for a protocol.
-        for _ in 0..if stops { 3 } else { rng.usize(..3) } {
+        for _ in 0..if stops { 2 } else { rng.usize(..3) } {
             self.some_match(rng);
         }
         if rarely(rng, 8) {
