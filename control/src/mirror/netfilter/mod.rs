@@ -24,8 +24,10 @@ use nft::Ruleset;
 pub use watch::Watch;
 use xt::Saved;
 
-/// How long a tool may take. It counts towards the time after which the mirror is stale.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a tool may take: nft prints 100,000 elements of a set in two seconds, on a busy machine in more.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A reading that takes longer is told of as a fault, until it ends.
+const LATE: Duration = Duration::from_secs(4);
 /// How much a tool may print, in bytes.
 const LONGEST: u64 = 64 << 20;
 
@@ -85,6 +87,8 @@ pub enum Fault {
     TimedOut { tool: &'static str },
     #[error("{tool} failed: {problem}")]
     Failed { tool: &'static str, problem: String },
+    #[error("the tools that print netfilter's rules have not answered for {} s", LATE.as_secs())]
+    Late,
     #[error("{tool} printed more than {} MiB", LONGEST >> 20)]
     TooLong { tool: &'static str },
     #[error("the kernel does not tell of nftables: {problem}")]

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::reader::{self, LegacyTables, Reading};
-use super::{Fault, Netfilter};
+use super::{Fault, LATE, Netfilter};
 
 /// The first event of a transaction comes when all of it is in force, and is followed at once. One soon after a read may be one of
 /// many, as of a script of single commands: then there is so much time between them.
@@ -55,7 +55,15 @@ impl Watch {
 
     /// What fails, and since when.
     pub fn fault(&self) -> Option<(String, std::time::Instant)> {
-        self.fault.as_ref().map(|(fault, since)| (fault.to_string(), *since))
+        let late = self.is_late().then_some((&Fault::Late, &self.began));
+        let fault = self.fault.as_ref().map(|(fault, since)| (fault, since)).or(late);
+        fault.map(|(fault, since)| (fault.to_string(), *since))
+    }
+
+    /// A large ruleset may take its time, but what was read before is then no longer what it should be.
+    fn is_late(&self) -> bool {
+        let may_differ = self.is_in_doubt() || self.legacy.any();
+        self.reading.is_some() && may_differ && self.began.elapsed() > LATE
     }
 
     /// An event was heard.

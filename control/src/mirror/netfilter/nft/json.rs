@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::expression::duration;
+use super::told::{
+    duplicate, forward, limit, log, meter, nat, quota, rejection, synproxy, told, transparent_proxy, update,
+};
 use super::{
     Base, Chain, Effect, Element, Expression, Flowtable, Hook, NatKind, NotARuleset, Operator, Relation, Rule, Ruleset,
     Set, Statement, Table, TableFamily, Verdict,
@@ -245,7 +247,7 @@ fn find_dynamic(table: &mut Table) {
     }
 }
 
-fn statement(value: &Value) -> Statement {
+pub(super) fn statement(value: &Value) -> Statement {
     known_statement(value).unwrap_or_else(|| unknown_statement(value))
 }
 
@@ -365,7 +367,7 @@ fn verdict(value: &Value) -> Option<Verdict> {
     }
 }
 
-fn expression(value: &Value) -> Expression {
+pub(super) fn expression(value: &Value) -> Expression {
     known_expression(value).unwrap_or_else(|| Expression::Unknown(value.to_string()))
 }
 
@@ -492,7 +494,7 @@ fn known_expression(value: &Value) -> Option<Expression> {
 }
 
 /// A value, or a pair of value and data, each with or without more to say (`{"elem": {"val": ...}}`).
-fn element(value: &Value) -> Element {
+pub(super) fn element(value: &Value) -> Element {
     match value {
         Value::Array(pair) if pair.len() == 2 => Element { data: Some(expression(&pair[1])), ..element(&pair[0]) },
         Value::Object(object) if object.len() == 1 && object.contains_key("elem") => {
@@ -516,182 +518,6 @@ fn plain(key: Expression) -> Element {
     Element { key, data: None, comment: None, timeout: None, stateful: false }
 }
 
-fn rejection(body: &Value) -> Option<String> {
-    if body.is_null() {
-        return Some(String::new());
-    }
-    let kind = string(body, "type")?;
-    let code = body.get("expr").map(|code| code.as_str().map_or_else(|| code.to_string(), str::to_owned));
-    Some(match (kind.as_str(), code) {
-        // What is meant where nothing else is said.
-        ("icmp" | "icmpv6" | "icmpx", Some(code)) if code == "port-unreachable" => String::new(),
-        (_, Some(code)) => format!("{kind} {code}"),
-        (_, None) => kind,
-    })
-}
-
-fn nat(kind: NatKind, word: &str, body: &Value) -> Statement {
-    let family = string(body, "family");
-    let text = nat_text(word, family.as_deref(), body).unwrap_or_else(|| told(word, body));
-    Statement::Nat { kind, family, text }
-}
-
-fn nat_text(word: &str, family: Option<&str>, body: &Value) -> Option<String> {
-    if body.is_null() {
-        return Some(word.to_owned());
-    }
-    if !only(body, &["family", "addr", "port", "flags", "type_flags"]) {
-        return None;
-    }
-    let flags = words(body.get("flags"));
-    let mut text = word.to_owned();
-    if let Some(family) = family {
-        text += &format!(" {family}");
-    }
-    let type_flags = words(body.get("type_flags"));
-    for flag in &type_flags {
-        text += &format!(" {flag}");
-    }
-    let address = body.get("addr").map(|address| expression(address).to_string());
-    let port = body.get("port").map(|port| format!(":{}", expression(port)));
-    if address.is_some() || port.is_some() {
-        text += " to ";
-    }
-    match (address, &port) {
-        (Some(address), Some(_)) if address.contains(':') && !address.contains(' ') => text += &format!("[{address}]"),
-        (Some(address), _) => text += &address,
-        (None, _) => {}
-    }
-    text += &port.unwrap_or_default();
-    let flags: Vec<String> = flags.into_iter().filter(|flag| flag != "netmap").collect();
-    if !flags.is_empty() {
-        text += &format!(" {}", flags.join(","));
-    }
-    Some(text)
-}
-
-fn limit(body: &Value) -> Option<String> {
-    if let Value::String(name) = body {
-        return Some(format!("limit name \"{name}\""));
-    }
-    let over = if body.get("inv").and_then(Value::as_bool) == Some(true) { "over " } else { "" };
-    let (rate, per) = (body.get("rate")?.as_u64()?, string(body, "per")?);
-    let burst = body.get("burst").and_then(Value::as_u64).unwrap_or_default();
-    Some(match string(body, "rate_unit").filter(|unit| unit != "packets") {
-        None if burst == 5 || burst == 0 => format!("limit rate {over}{rate}/{per}"),
-        None => format!("limit rate {over}{rate}/{per} burst {burst} packets"),
-        Some(unit) if burst == 0 => format!("limit rate {over}{rate} {unit}/{per}"),
-        Some(unit) => {
-            let burst_unit = string(body, "burst_unit").unwrap_or_else(|| "bytes".to_owned());
-            format!("limit rate {over}{rate} {unit}/{per} burst {burst} {burst_unit}")
-        }
-    })
-}
-
-fn quota(body: &Value) -> Option<String> {
-    if let Value::String(name) = body {
-        return Some(format!("quota name \"{name}\""));
-    }
-    let over = if body.get("inv").and_then(Value::as_bool) == Some(true) { "over " } else { "" };
-    Some(format!("quota {over}{} {}", body.get("val")?, string(body, "val_unit")?))
-}
-
-fn log(body: &Value) -> Option<String> {
-    if !body.is_null() && !only(body, &["prefix", "group", "snaplen", "queue-threshold", "level", "flags"]) {
-        return None;
-    }
-    let mut text = "log".to_owned();
-    if let Some(prefix) = string(body, "prefix") {
-        text += &format!(" prefix \"{prefix}\"");
-    }
-    for key in ["group", "snaplen", "queue-threshold"] {
-        if let Some(number) = body.get(key) {
-            text += &format!(" {key} {number}");
-        }
-    }
-    if let Some(level) = string(body, "level") {
-        text += &format!(" level {level}");
-    }
-    let mut flags = words(body.get("flags"));
-    if flags.windows(2).any(|pair| pair == ["tcp sequence", "tcp options"]) {
-        flags.retain(|flag| flag != "tcp options");
-        flags.iter_mut().filter(|flag| *flag == "tcp sequence").for_each(|flag| flag.push_str(",options"));
-    }
-    text += &flags.iter().map(|flag| format!(" flags {flag}")).collect::<String>();
-    Some(text)
-}
-
-fn forward(body: &Value) -> Option<String> {
-    if only(body, &["dev"]) {
-        return Some(format!("fwd to \"{}\"", string(body, "dev")?));
-    }
-    Some(told("fwd", body))
-}
-
-fn duplicate(body: &Value) -> Option<String> {
-    let to = string(body, "addr")?;
-    // In netdev tables it is an interface.
-    let address = to.parse::<std::net::IpAddr>().is_ok();
-    let to = if address { to } else { format!("\"{to}\"") };
-    Some(match string(body, "dev") {
-        Some(device) => format!("dup to {to} device \"{device}\""),
-        None => format!("dup to {to}"),
-    })
-}
-
-fn transparent_proxy(body: &Value) -> Option<String> {
-    let mut text = "tproxy".to_owned();
-    if let Some(family) = string(body, "family") {
-        text += &format!(" {family}");
-    }
-    text += " to ";
-    if let Some(address) = string(body, "addr") {
-        text += &if address.contains(':') { format!("[{address}]") } else { address };
-    }
-    if let Some(port) = body.get("port") {
-        text += &format!(":{}", expression(port));
-    }
-    Some(text)
-}
-
-fn synproxy(body: &Value) -> Option<String> {
-    if let Value::String(name) = body {
-        return Some(format!("synproxy name \"{name}\""));
-    }
-    let mut text = "synproxy".to_owned();
-    for key in ["mss", "wscale"] {
-        if let Some(number) = body.get(key) {
-            text += &format!(" {key} {number}");
-        }
-    }
-    for flag in words(body.get("flags")) {
-        text += &format!(" {flag}");
-    }
-    Some(text)
-}
-
-/// `add @seen { ip saddr timeout 5m }`
-fn update(body: &Value, set: &str) -> Option<String> {
-    let element = element(body.get("elem")?);
-    let timeout = element.timeout.map(|timeout| format!(" timeout {}", duration(timeout))).unwrap_or_default();
-    let statements = body.get("stmt").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let statements: String = statements.iter().map(|one| format!(" {}", statement(one))).collect();
-    Some(format!("{} @{set} {{ {}{timeout}{statements} }}", string(body, "op")?, element.key))
-}
-
-fn meter(body: &Value) -> Option<String> {
-    let size = body.get("size").map(|size| format!(" size {size}")).unwrap_or_default();
-    let what = statement(body.get("stmt")?);
-    let key = element(body.get("key")?);
-    let timeout = key.timeout.map(|timeout| format!(" timeout {}", duration(timeout))).unwrap_or_default();
-    Some(format!("meter {}{size} {{ {}{timeout} {what} }}", string(body, "name")?, key.key))
-}
-
-/// What we know by its name alone.
-fn told(word: &str, body: &Value) -> String {
-    if body.is_null() { word.to_owned() } else { format!("{word} {body}") }
-}
-
 /// The only key of an object, and its value.
 fn single(value: &Value) -> Option<(&str, &Value)> {
     let object = value.as_object()?;
@@ -700,16 +526,16 @@ fn single(value: &Value) -> Option<(&str, &Value)> {
 }
 
 /// Whether an object has no other keys than these.
-fn only(value: &Value, known: &[&str]) -> bool {
+pub(super) fn only(value: &Value, known: &[&str]) -> bool {
     value.as_object().is_some_and(|object| object.keys().all(|key| known.contains(&key.as_str())))
 }
 
-fn string(value: &Value, key: &str) -> Option<String> {
+pub(super) fn string(value: &Value, key: &str) -> Option<String> {
     value.get(key)?.as_str().map(str::to_owned)
 }
 
 /// nft prints one flag as a string and several as a list.
-fn words(value: Option<&Value>) -> Vec<String> {
+pub(super) fn words(value: Option<&Value>) -> Vec<String> {
     match value {
         Some(Value::String(one)) => vec![one.clone()],
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).map(str::to_owned).collect(),

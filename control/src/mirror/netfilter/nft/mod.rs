@@ -9,6 +9,7 @@ mod json;
 mod names;
 mod statement;
 pub mod symbols;
+mod told;
 
 use std::fmt;
 
