@@ -20,7 +20,7 @@ const TARGET: &str = "198.18.7.9";
 const TARGET6: &str = "2001:db8:100::9";
 
 /// Whether the workers evaluate rule sets that do not ask connection tracking.
-const EVALUATED: bool = false;
+const EVALUATED: bool = true;
 
 /// Both kinds of iptables.
 const BACK_ENDS: [&str; 2] = ["nft", "legacy"];
