@@ -58,6 +58,13 @@ fn stateful(rows: &mut Rows, expected: &[(Packet, &str)]) {
     rows.expect_by_anybody(expected);
 }
 
+/// Without rules of the twin's own.
+fn rows(name: &str) -> Rows {
+    let mut rows = Rows::named(name);
+    rows.set(&[Command::shell("nft flush ruleset")]);
+    rows
+}
+
 /// From behind p0.
 fn four() -> Packet {
     Packet::udp(0, "198.19.1.1", TARGET)

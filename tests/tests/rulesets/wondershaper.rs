@@ -1,6 +1,6 @@
 //! Wondershaper and its kin: interactive traffic is told by port, size and flags, gets a TOS, a class and a way of its own.
 
-use shunt_tests::twin::{Body, Command, Packet, Rows};
+use shunt_tests::twin::{Body, Command, Packet};
 
 use super::{BACK_ENDS, four, iptables, nft, six, stateful, stateless, syn, tcp, udp};
 
@@ -64,7 +64,7 @@ fn expected() -> Vec<(Packet, &'static str)> {
 #[test]
 fn privileged_interactive_packets_get_their_tos_and_way() {
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         rows.set(&ways());
         rows.set(&[iptables(back_end, &MANGLE.replace("LIMIT\n", ""))]);
         let long = (tcp(four(), 22).fill(600), "p2 tos 0x08");
@@ -75,7 +75,7 @@ fn privileged_interactive_packets_get_their_tos_and_way() {
 /// As the original has it: a few long packets a second may keep their priority.
 #[test]
 fn privileged_a_limit_among_the_rules_is_the_kernels() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&ways());
     let limit = "-A TOSFIX -m limit --limit 2/sec --limit-burst 1000 -j RETURN";
     rows.set(&[iptables("nft", &MANGLE.replace("LIMIT", limit))]);
@@ -86,7 +86,7 @@ fn privileged_a_limit_among_the_rules_is_the_kernels() {
 /// The same in nftables, for both families at once.
 #[test]
 fn privileged_nftables_maps_classes_to_ways() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&ways());
     rows.set(&[nft("table inet shaper {
         map ports { type inet_proto . inet_service : mark; flags interval
