@@ -28,7 +28,7 @@ fn privileged_random_rule_sets_do_not_diverge() {
     assert!(report.divergence.is_none(), "{report}");
     assert!(report.packets >= 4000, "few packets: {report}");
     assert!(report.answered * 2 > report.packets, "rules stop most packets: {report}");
-    assert!(report.by_workers * 10 > report.answered, "few by the workers: {report}");
+    assert!(report.by_workers * 5 > report.answered, "few by the workers: {report}");
     // Or else rules are not there that were to be tested.
     assert!(report.refused_rule_sets.len() as u64 * 50 < report.cases, "the tools refuse rule sets: {report}");
     assert_eq!(report.late, 0, "the mirror does not keep its bounds: {report}");

@@ -30,7 +30,7 @@ fn from_the_cache() -> Packet {
 #[test]
 fn privileged_requests_go_to_the_cache_and_its_own_to_the_world() {
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         to_the_cache(&mut rows);
         rows.set(&[iptables(
             back_end,
@@ -63,7 +63,7 @@ fn privileged_a_cache_is_told_by_its_mac() {
     let mac = shunt_policy::Mac(far_mac(2, CACHE));
     let own = Packet { sender: CACHE, ..Packet::udp(2, "198.19.1.1", TARGET) };
     let expected = [(syn(four(), 80), "p2"), (syn(own, 80), "p1"), (udp(four(), 80), "p1")];
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     to_the_cache(&mut rows);
     rows.set(&[iptables(
         "nft",

@@ -1,6 +1,6 @@
 //! Docker: two bridges, p2 and p3, that do not see each other; published ports; the operator's own chain before all.
 
-use shunt_tests::twin::{Packet, Rows, behind4, net4};
+use shunt_tests::twin::{Packet, behind4, net4};
 
 use super::{BACK_ENDS, TARGET, answer, four, iptables, stateful, stateless, syn, tcp, udp};
 
@@ -81,7 +81,7 @@ fn expected() -> Vec<(Packet, &'static str)> {
 #[test]
 fn privileged_bridges_and_published_ports_without_connections() {
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         rows.set(&[iptables(back_end, &rules(false))]);
         stateless(&mut rows, &expected());
         stateless(
@@ -97,7 +97,7 @@ fn privileged_bridges_and_published_ports_without_connections() {
 
 #[test]
 fn privileged_bridges_and_published_ports_with_connections() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[iptables("nft", &rules(true))]);
     stateful(&mut rows, &expected());
     stateful(

@@ -1,6 +1,6 @@
 //! firewalld: one table of family `inet`, zones by interface, policies between zones. p0 is `internal`, p1 `external`, p2 `dmz`.
 
-use shunt_tests::twin::{Body, Packet, Rows, behind4, behind6};
+use shunt_tests::twin::{Body, Packet, behind4, behind6};
 
 use super::{TARGET, TARGET6, answer, four, nft, six, stateful, stateless, syn, tcp, udp};
 
@@ -105,7 +105,7 @@ fn expected() -> Vec<(Packet, &'static str)> {
 
 #[test]
 fn privileged_zones_and_policies_without_connections() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[nft(&rules(false))]);
     stateless(&mut rows, &expected());
     // Nobody knows of the request.
@@ -114,7 +114,7 @@ fn privileged_zones_and_policies_without_connections() {
 
 #[test]
 fn privileged_zones_and_policies_with_connections() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[nft(&rules(true))]);
     stateful(&mut rows, &expected());
     let unasked = |to: &str| udp(Packet::udp(1, if to.contains(':') { TARGET6 } else { TARGET }, to), 4000);

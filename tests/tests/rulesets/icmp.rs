@@ -1,6 +1,6 @@
 //! Policies for ICMP: types that a network needs pass, others do not (RFC 4890 for IPv6).
 
-use shunt_tests::twin::{Body, Command, Packet, Rows};
+use shunt_tests::twin::{Body, Command, Packet};
 
 use super::{BACK_ENDS, four, ip6tables, iptables, nft, six, stateless, udp};
 
@@ -57,7 +57,7 @@ fn privileged_iptables_lets_pass_what_a_network_needs() {
         format!("*filter\n:ICMP - [0:0]\n-A FORWARD -p {protocol} -j ICMP\n{types}-A ICMP -j DROP\nCOMMIT")
     };
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         rows.set(&[
             iptables(back_end, &rules("4", &["8/0", "0", "fragmentation-needed", "time-exceeded", "12"])),
             ip6tables(back_end, &rules("6", &["128", "129", "1", "packet-too-big", "3/0", "4/1"])),
@@ -68,7 +68,7 @@ fn privileged_iptables_lets_pass_what_a_network_needs() {
 
 #[test]
 fn privileged_nftables_lets_pass_what_a_network_needs() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[nft("table inet pings {
         chain forward { type filter hook forward priority filter; policy accept;
             meta l4proto vmap { icmp : jump four, ipv6-icmp : jump six }
@@ -91,7 +91,7 @@ fn privileged_nftables_lets_pass_what_a_network_needs() {
 /// Refused with an answer, and echo requests marked to go another way.
 #[test]
 fn privileged_echo_goes_its_own_way_and_timestamps_are_refused() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[
         Command::ip4("rule add priority 100 fwmark 0x8 lookup 100"),
         Command::ip6("rule add priority 100 fwmark 0x8 lookup 100"),

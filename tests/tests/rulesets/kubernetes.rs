@@ -1,6 +1,6 @@
 //! kube-proxy's chain of FORWARD, and a network plugin's behind it. 198.19.0.0/18 are pods of this node, p3 leads to other nodes.
 
-use shunt_tests::twin::{Packet, Rows, behind4};
+use shunt_tests::twin::{Packet, behind4};
 
 use super::{BACK_ENDS, TARGET, answer, four, iptables, stateful, stateless, syn, udp};
 
@@ -56,7 +56,7 @@ fn expected() -> Vec<(Packet, &'static str)> {
 #[test]
 fn privileged_marked_packets_and_pods_without_connections() {
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         rows.set(&[iptables(back_end, &rules(false))]);
         stateless(&mut rows, &expected());
         let from_outside = |port: u16| syn(Packet::udp(1, TARGET, &behind4(0, 10)), port);
@@ -66,7 +66,7 @@ fn privileged_marked_packets_and_pods_without_connections() {
 
 #[test]
 fn privileged_services_and_pods_with_connections() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[iptables("nft", &rules(true))]);
     stateful(&mut rows, &expected());
     let service = udp(Packet::udp(0, "198.19.1.1", "203.0.114.10"), 53);

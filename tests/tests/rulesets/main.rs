@@ -19,9 +19,6 @@ use shunt_tests::twin::{Body, Command, Packet, Rows};
 const TARGET: &str = "198.18.7.9";
 const TARGET6: &str = "2001:db8:100::9";
 
-/// Whether the workers evaluate rule sets that do not ask connection tracking.
-const EVALUATED: bool = false;
-
 /// Both kinds of iptables.
 const BACK_ENDS: [&str; 2] = ["nft", "legacy"];
 
@@ -46,16 +43,19 @@ fn nft(text: &str) -> Command {
 
 /// What becomes of packets under rules that do not ask connection tracking: the workers do it.
 fn stateless(rows: &mut Rows, expected: &[(Packet, &str)]) {
-    if EVALUATED {
-        rows.expect(expected);
-    } else {
-        rows.expect_by_anybody(expected);
-    }
+    rows.expect(expected);
 }
 
 /// The same where the kernel has to be asked.
 fn stateful(rows: &mut Rows, expected: &[(Packet, &str)]) {
     rows.expect_by_anybody(expected);
+}
+
+/// Without rules of the twin's own.
+fn rows(name: &str) -> Rows {
+    let mut rows = Rows::named(name);
+    rows.set(&[Command::shell("nft flush ruleset")]);
+    rows
 }
 
 /// From behind p0.

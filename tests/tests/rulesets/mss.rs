@@ -31,7 +31,7 @@ fn back(source: &str, destination: &str) -> Packet {
 #[test]
 fn privileged_iptables_clamps_to_the_smaller_of_both_ways() {
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         link(&mut rows);
         rows.set(&[iptables(back_end, CLAMP), ip6tables(back_end, CLAMP)]);
         let to = |destination: &str| Packet::udp(0, "198.19.1.1", destination);
@@ -69,7 +69,7 @@ fn privileged_iptables_clamps_to_the_smaller_of_both_ways() {
 
 #[test]
 fn privileged_nftables_sets_the_segment_size() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     link(&mut rows);
     rows.set(&[nft("table inet clamp { chain forward { type filter hook forward priority mangle; policy accept;
         oifname \"p1\" tcp flags & (syn | rst) == syn counter tcp option maxseg size set rt mtu

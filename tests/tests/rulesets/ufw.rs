@@ -1,6 +1,6 @@
 //! ufw: a policy of DROP, chains before, of and after the user, both families, both kinds of iptables.
 
-use shunt_tests::twin::{Body, Packet, Rows};
+use shunt_tests::twin::{Body, Packet};
 
 use super::{BACK_ENDS, TARGET, TARGET6, answer, four, ip6tables, iptables, six, stateful, stateless, syn, udp};
 
@@ -79,7 +79,7 @@ fn expected() -> Vec<(Packet, &'static str)> {
 #[test]
 fn privileged_user_rules_between_the_fixed_ones_without_connections() {
     for back_end in BACK_ENDS {
-        let mut rows = Rows::named(back_end);
+        let mut rows = super::rows(back_end);
         rows.set(&[iptables(back_end, &rules(false, false)), ip6tables(back_end, &rules(true, false))]);
         stateless(&mut rows, &expected());
         stateless(&mut rows, &[(answer(&udp(four(), 53), 1), "-"), (answer(&udp(six(), 53), 1), "-")]);
@@ -88,7 +88,7 @@ fn privileged_user_rules_between_the_fixed_ones_without_connections() {
 
 #[test]
 fn privileged_user_rules_between_the_fixed_ones_with_connections() {
-    let mut rows = Rows::new();
+    let mut rows = super::rows("");
     rows.set(&[iptables("nft", &rules(false, true)), ip6tables("nft", &rules(true, true))]);
     stateful(&mut rows, &expected());
     let (unasked, unasked6) =

@@ -305,8 +305,8 @@ impl<'a> Table<'a> {
                 format!("fib {side} type {not}{kind}")
             }
             31 if self.words == "inet" && four => "meta nfproto ipv4".to_owned(),
-            31 => one(rng, &["@th,16,16 9", if four { "ip version 4" } else { "ip6 version 6" }, "meta protocol ip6"])
-                .to_owned(),
+            // Not `meta protocol` of the other family: nft (1.0.6) does not list it before a field of an IP header.
+            31 => one(rng, &["@th,16,16 9", if four { "ip version 4" } else { "ip6 version 6" }]).to_owned(),
             _ if rarely(rng, 4) => one(
                 rng,
                 &[
