@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use shunt_policy::Family;
 use shunt_policy::config::{Field, Match, Set, Step, Test, Value};
 
 use super::looked::{self, Looked};
@@ -183,6 +184,7 @@ impl Lowering<'_, '_> {
                 Looked::Constant { .. } if !positive => return Err(Otherwise::Opaque),
                 // Two bits of a byte are no range.
                 Looked::Field { kind: Kind::Ecn, .. } => return Err(Otherwise::Opaque),
+                Looked::Field { kind, .. } if self.is_missed(kind, set) => return Err(Otherwise::Opaque),
                 Looked::Constant { value, kind } => key.parts.push(Part { kind, fixed: Some(value) }),
                 Looked::Field { needs, field, kind } => {
                     key.needs.extend(needs.filter(|protocol| !key.needs.contains(protocol)));
@@ -211,8 +213,17 @@ impl Lowering<'_, '_> {
         })
     }
 
+    /// nft 1.0.6 shifts the DSCP of IPv6 in the wrong byte order before the kernel looks for it in a named set or map, where it is not
+    /// found then. Another nft may do better, and the rules do not say which one wrote them.
+    fn is_missed(&self, kind: Kind, set: &Expression) -> bool {
+        self.family == Family::V6 && matches!(kind, Kind::Dscp) && matches!(set, Expression::Reference(_))
+    }
+
     /// What is asked of a field of this kind; `None` if we do not know.
     fn asked(&mut self, kind: Kind, bits: value::Bits, relation: Relation, right: &Expression) -> Option<Asked> {
+        if self.is_missed(kind, right) {
+            return None;
+        }
         let not = matches!(relation, Relation::NotEqual);
         let names = self.sets.names;
         let field_mask = kind.mask();
