@@ -142,6 +142,7 @@ reasons! {
         Fragment = "fragment", "a fragment: the kernel reassembles where it must";
         Options = "options", "IPv4 options or IPv6 extension headers";
         TransportCut = "transport_cut", "too short for its TCP, UDP or ICMP header, or a malformed MSS option";
+        ForeignIcmp = "foreign_icmp", "ICMPv6 in IPv4, or ICMP in IPv6";
         TtlExpired = "ttl_expired", "TTL or hop limit is used up: the kernel answers";
         Oversize = "oversize", "larger than the egress allows: the kernel fragments or answers";
         Local = "local", "addressed to this machine";

@@ -43,6 +43,9 @@ pub(super) fn parse(packet: &[u8], source_mac: Mac) -> Result<Packet, Stop> {
         return Err(punt(PuntReason::TtlExpired));
     }
     let protocol = header[9];
+    if protocol == transport::ICMPV6 {
+        return Err(punt(PuntReason::ForeignIcmp));
+    }
     let payload = packet.get(LENGTH..length).unwrap_or_default();
     let transport = transport::parse(protocol, transport::ICMP, payload)?;
     let tcp = if protocol == transport::TCP { TcpFacts::of(payload)? } else { TcpFacts::default() };

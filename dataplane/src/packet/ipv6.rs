@@ -48,6 +48,9 @@ pub(super) fn parse(packet: &[u8], source_mac: Mac) -> Result<Packet, Stop> {
     if header[7] <= 1 {
         return Err(punt(PuntReason::TtlExpired));
     }
+    if protocol == transport::ICMP {
+        return Err(punt(PuntReason::ForeignIcmp));
+    }
     let payload = packet.get(LENGTH..length).unwrap_or_default();
     let transport = transport::parse(protocol, transport::ICMPV6, payload)?;
     let tcp = if protocol == transport::TCP { TcpFacts::of(payload)? } else { TcpFacts::default() };

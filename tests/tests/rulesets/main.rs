@@ -44,11 +44,58 @@ fn nft(text: &str) -> Command {
 /// What becomes of packets under rules that do not ask connection tracking: the workers do it.
 fn stateless(rows: &mut Rows, expected: &[(Packet, &str)]) {
     rows.expect(expected);
+    checked(rows);
 }
 
 /// The same where the kernel has to be asked.
 fn stateful(rows: &mut Rows, expected: &[(Packet, &str)]) {
     rows.expect_by_anybody(expected);
+    checked(rows);
+}
+
+/// `shunt check` names each rule as the operator's tool does, with the handle that nft gives it, and says what becomes of it.
+fn checked(rows: &Rows) {
+    let router = rows.twin.shunt();
+    let tools = ["iptables-nft-save", "iptables-legacy-save", "ip6tables-nft-save", "ip6tables-legacy-save"];
+    let printed = tools.map(|tool| router.run(&format!("{tool} 2>/dev/null"))).join("\n");
+    let listed = router.run("nft --stateless --handle list ruleset");
+    let rules = rows.twin.daemon().check().into_iter().filter(|item| {
+        let source = item["source"].as_str().unwrap_or_default();
+        source.starts_with("iptables") || source == "nftables"
+    });
+    let mut count = 0;
+    for item in rules {
+        let text = item["text"].as_str().expect("a text");
+        if text.ends_with("policy drop") || text.contains("conntrack still translates") {
+            continue;
+        }
+        count += 1;
+        match text.split_once(": ") {
+            Some((_, rule)) if text.starts_with("table ") => {
+                assert!(
+                    rule.contains("# handle ") && listed.lines().any(|line| line.trim() == rule),
+                    "{item}\n{listed}"
+                );
+            }
+            _ => assert!(printed.lines().any(|line| line == text), "{item}\n{printed}"),
+        }
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let connections =
+            ["--ctstate", "--state", "CONNMARK", "connmark", "ct state", "ct status", "ct mark", "ct direction"];
+        let expected = match item["reason"].as_str() {
+            // All rules of a nat table, whatever they say.
+            Some("nat") => Some("nat"),
+            _ if has(&connections) => Some("conntrack"),
+            _ if has(&["-j REJECT", " reject"]) => Some("reject"),
+            reason if has(&["limit", "-j LOG", " log ", "ip6 dscp @", " fib "]) => {
+                reason.filter(|word| word.starts_with("opaque_"))
+            }
+            _ => None,
+        };
+        let standing = if expected.is_some() { "punted" } else { "exact" };
+        assert_eq!((&item["standing"], &item["reason"]), (&standing.into(), &expected.into()), "{item}");
+    }
+    assert!(count > 0, "no rule is listed");
 }
 
 /// Without rules of the twin's own.

@@ -117,9 +117,9 @@ impl Lowering<'_, '_> {
             // Of what has no ports it is other bytes.
             ("th", "sport") if self.has_ports => number(Field::SourcePort, 16),
             ("th", "dport") if self.has_ports => number(Field::DestinationPort, 16),
-            // Either protocol inside of the other family is nothing that we know.
-            ("icmp", _) if self.family == Family::V6 => opaque(Some(ICMP)),
-            ("icmpv6", _) if self.family == Family::V4 => opaque(Some(ICMPV6)),
+            // Either protocol inside of the other family is the kernel's.
+            ("icmp", _) if self.family == Family::V6 => Looked::Never,
+            ("icmpv6", _) if self.family == Family::V4 => Looked::Never,
             ("icmp", "type") => of(Some(ICMP), Field::IcmpType, Kind::IcmpType(self.family)),
             ("icmp", "code") => of(Some(ICMP), Field::IcmpCode, Kind::IcmpCode(self.family)),
             ("icmpv6", "type") => of(Some(ICMPV6), Field::IcmpType, Kind::IcmpType(self.family)),
