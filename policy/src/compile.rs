@@ -173,7 +173,7 @@ impl FamilyPolicy {
     ) -> Self {
         let guards = |hook: Hook| {
             let of_hook = config.guards.iter().filter(move |guard| guard.family == family && guard.hook == hook);
-            let mut compiler = Compiler::new(&config.links);
+            let mut compiler = Compiler::new(family, &config.links);
             of_hook.map(|guard| CompiledGuard::compile(guard, &mut compiler)).collect()
         };
         let same_guards = same.guards && same.links;

@@ -11,6 +11,7 @@ pub mod config;
 mod decide;
 pub mod fib;
 mod filter;
+mod index;
 mod multipath;
 pub mod names;
 mod neighbour;

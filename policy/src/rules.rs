@@ -1,11 +1,14 @@
 //! The `ip rule` walk: which table is asked, in which order, and how it ends.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::ops::Range;
 
 use crate::compile::LOOPBACK;
 use crate::config::{
-    DscpMatch, FlowLabelMatch, Link, MarkMatch, PortMatch, Rule, RuleAction, RuleSelector, Spreading, Suppress,
+    DscpMatch, FlowLabelMatch, Link, MarkMatch, PortMatch, Rule, RuleAction, RuleSelector, Spreading, Suppress, Value,
 };
+use crate::index::{Candidates, Demand, Index};
 use crate::multipath;
 use crate::names::{Dscp, Family, Ifindex, Prefix, TableId};
 use crate::outcome::{DropReason, PuntReason, Stop};
@@ -13,11 +16,16 @@ use crate::query::Query;
 use crate::routes::{CompiledSets, Fate, Hop, WayId};
 use crate::tables::FamilyTables;
 
+/// So many rules are walked one by one.
+const SHORT: usize = 6;
+
 /// One family's rules.
 #[derive(Debug)]
 pub(crate) struct Rules {
     family: Family,
     rules: Vec<CompiledRule>,
+    /// Of many rules only.
+    index: Option<Index<Asked>>,
     /// A rule looks at protocol or ports (`fib_rules_early_flow_dissect`).
     pub(crate) dissects: bool,
 }
@@ -77,7 +85,7 @@ enum Action {
     /// Number of the table.
     Lookup(usize, Suppress),
     /// Place of the rule to go on with.
-    Goto(usize),
+    Goto(u32),
     Next,
     Failed(Stop),
     Opaque,
@@ -95,7 +103,7 @@ impl Rules {
             },
             // The first of that priority (`fib_nl_newrule`); the kernel allows only what lies ahead.
             RuleAction::Goto(priority) => match rules.iter().position(|rule| rule.priority == *priority) {
-                Some(target) if target > at => Action::Goto(target),
+                Some(target) if target > at => Action::Goto(target as u32),
                 _ => Action::Next,
             },
             RuleAction::Nop => Action::Next,
@@ -113,7 +121,69 @@ impl Rules {
             let RuleSelector { iif, protocol, source_port, destination_port, .. } = &rule.selector;
             iif.as_deref() != Some("lo") && (protocol.is_some() || source_port.is_some() || destination_port.is_some())
         });
-        Rules { family, rules: compiled, dissects }
+        let index = (compiled.len() > SHORT).then(|| {
+            let demands = |(at, rule): (u32, &CompiledRule)| Some((at, rule.demands()?));
+            let demands: Vec<_> = (0..).zip(&compiled).filter_map(demands).collect();
+            Index::build([&demands])
+        });
+        Rules { family, rules: compiled, index, dissects }
+    }
+
+    /// The rules that a packet can meet, from the place `from` on.
+    fn candidates(&self, from: u32, query: &Query, tos: Dscp) -> Option<Candidates<'_>> {
+        let index = self.index.as_ref()?;
+        let mut candidates = index.candidates();
+        let (source_port, destination_port) = query.dissected_ports();
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let value = |asked| {
+            Some(match asked {
+                Asked::From => number(query.source),
+                Asked::To => number(query.destination),
+                Asked::Iif => query.iif.0.into(),
+                Asked::Fwmark => query.mark.0.into(),
+                Asked::Tos => tos.bits().into(),
+                Asked::Dscp => query.tos.into(),
+                Asked::Protocol => query.protocol.into(),
+                Asked::SourcePort => source_port.into(),
+                Asked::DestinationPort => destination_port.into(),
+                Asked::FlowLabel => query.flow_label.into(),
+            })
+        };
+        index.gather(0, from, value, &mut candidates).ok().map(|()| candidates)
+    }
+}
+
+/// What rules can be found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Asked {
+    From,
+    To,
+    Iif,
+    Fwmark,
+    Tos,
+    Dscp,
+    Protocol,
+    SourcePort,
+    DestinationPort,
+    FlowLabel,
+}
+
+/// The places of the rules whose turn it is, in rising order.
+struct Turns<'a> {
+    candidates: Option<Candidates<'a>>,
+    /// Without candidates it is everybody's.
+    all: Range<u32>,
+}
+
+impl Turns<'_> {
+    fn next(&mut self) -> Option<u32> {
+        match &mut self.candidates {
+            Some(candidates) => candidates.next(),
+            None => self.all.next(),
+        }
     }
 }
 
@@ -122,9 +192,11 @@ impl Ground<'_> {
     pub(crate) fn walk(&self, query: &Query, destination: u128) -> Answer {
         let Rules { family, rules, .. } = self.rules;
         let tos = matching_tos(*family, query.tos);
-        let mut at = 0;
-        while let Some(rule) = rules.get(at) {
-            at += 1;
+        let turns =
+            |from: u32| Turns { candidates: self.rules.candidates(from, query, tos), all: from..rules.len() as u32 };
+        let mut turn = turns(0);
+        while let Some(at) = turn.next() {
+            let rule = &rules[at as usize];
             match (rule.known_selectors_match(query, tos), rule.opaque) {
                 (true, true) => return Answer::Unclear(Stop::Punt(PuntReason::OpaqueRule)),
                 // `not` inverts the whole (`fib_rule_match`).
@@ -134,7 +206,7 @@ impl Ground<'_> {
             let (table, suppress) = match rule.action {
                 Action::Lookup(table, suppress) => (self.tables.fib(table), suppress),
                 Action::Goto(target) => {
-                    at = target;
+                    turn = turns(target);
                     continue;
                 }
                 Action::Next => continue,
@@ -243,6 +315,43 @@ impl CompiledRule {
             opaque: opaque.is_some(),
             action,
         }
+    }
+
+    /// What a packet must have to meet the rule; `None` if none does.
+    fn demands(&self) -> Option<Vec<Demand<Asked>>> {
+        if self.not {
+            // It meets all but a few.
+            return Some(Vec::new());
+        }
+        if self.never || matches!(self.iif, IifSelector::Detached) {
+            return None;
+        }
+        let masked = |asked, value: u128, mask: u128| Demand::new(asked, mask, [(value & mask, value & mask)]);
+        let prefix = |asked, prefix: Prefix| {
+            let Value::Range { first, last } = Value::prefix(prefix) else { return None };
+            Demand::new(asked, u128::MAX >> (128 - prefix.family().bits()), [(first, last)])
+        };
+        let port = |asked, port: PortMatch| match port {
+            PortMatch::Range(range) => Demand::new(asked, u16::MAX.into(), [(range.first.into(), range.last.into())]),
+            PortMatch::Masked { value, mask } => masked(asked, value.into(), mask.into()),
+        };
+        let iif = match self.iif {
+            IifSelector::Is(iif) => masked(Asked::Iif, iif.0.into(), u32::MAX.into()),
+            IifSelector::Any | IifSelector::Detached => None,
+        };
+        let demands = [
+            self.from.and_then(|from| prefix(Asked::From, from)),
+            self.to.and_then(|to| prefix(Asked::To, to)),
+            iif,
+            self.fwmark.and_then(|fwmark| masked(Asked::Fwmark, fwmark.value.into(), fwmark.mask.into())),
+            self.tos.and_then(|tos| masked(Asked::Tos, tos.bits().into(), u8::MAX.into())),
+            self.dscp.and_then(|dscp| masked(Asked::Dscp, dscp.value.bits().into(), dscp.mask.bits().into())),
+            self.protocol.and_then(|protocol| masked(Asked::Protocol, protocol.into(), u8::MAX.into())),
+            self.source_port.and_then(|one| port(Asked::SourcePort, one)),
+            self.destination_port.and_then(|one| port(Asked::DestinationPort, one)),
+            self.flow_label.and_then(|label| masked(Asked::FlowLabel, label.value.into(), label.mask.into())),
+        ];
+        Some(demands.into_iter().flatten().collect())
     }
 
     fn known_selectors_match(&self, query: &Query, tos: Dscp) -> bool {

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::facts::{Facts, FieldSet, TCP};
-use super::set::{CompiledSet, Found, ranges};
-use super::test::{CompiledTest, Holds};
+use super::facts::{Facts, FieldSet, TCP, span};
+use super::set::{CompiledSet, Found, joined, ranges};
+use super::test::{CompiledMatch, CompiledTest, Holds, Ranges};
+use super::turns::RuleIndex;
 use super::{DEEPEST_JUMP, Shared, Surroundings, Tally, drop_at, opaque_at};
 use crate::config::{
-    Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Link, Mss, MssLimit, Set, Step, Test, TtlChange,
-    Verdict,
+    Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Link, Match, Mss, MssLimit, Set, Step, Test,
+    TtlChange, Verdict,
 };
 use crate::names::{Family, Mark};
 use crate::outcome::{PuntReason, Stop};
@@ -24,29 +25,44 @@ pub(super) struct CompiledBase {
     pub(super) reads: FieldSet,
 }
 
-#[derive(Debug, Default)]
-struct CompiledChain {
-    rules: Vec<CompiledRule>,
-}
-
+/// The steps of all rules stand in a row, so that a packet fetches little memory for each rule.
 #[derive(Debug)]
-struct CompiledRule {
+pub(super) struct CompiledChain {
+    /// For each rule the place of its first step. A rule's number is this place, not its rank.
+    rules: Box<[u32]>,
     steps: Box<[CompiledStep]>,
-    counter: CounterSlot,
+    index: Option<RuleIndex>,
 }
 
 #[derive(Debug)]
-enum CompiledStep {
-    Match { not: bool, test: CompiledTest },
-    Count,
-    Mark { clear: u32, flip: u32 },
-    MarkOf { key: Box<[Field]>, map: Arc<CompiledSet<u32>> },
-    Tos { clear: u8, flip: u8 },
+pub(super) enum CompiledStep {
+    Match(CompiledMatch),
+    Count(CounterSlot),
+    Mark {
+        clear: u32,
+        flip: u32,
+    },
+    MarkOf(Box<Keyed<u32>>),
+    Tos {
+        clear: u8,
+        flip: u8,
+    },
     Ttl(TtlChange),
     Mss(Mss),
     Verdict(CompiledVerdict),
-    VerdictOf { key: Box<[Field]>, map: Arc<CompiledSet<CompiledVerdict>> },
+    VerdictOf(Box<Keyed<CompiledVerdict>>),
     Opaque,
+    /// Behind the last step of a rule.
+    End,
+}
+
+const _: () = assert!(size_of::<CompiledStep>() == 16);
+
+/// A map, and what is looked up in it.
+#[derive(Debug)]
+pub(super) struct Keyed<T> {
+    key: Vec<Field>,
+    map: Arc<CompiledSet<T>>,
 }
 
 /// A [`Verdict`] with its chains resolved to numbers.
@@ -56,8 +72,8 @@ pub(crate) enum CompiledVerdict {
     Drop,
     Return,
     Continue,
-    Jump(usize),
-    Goto(usize),
+    Jump(u32),
+    Goto(u32),
     Punt(PuntReason),
     Opaque,
 }
@@ -81,59 +97,134 @@ impl CompiledBase {
 
     fn walk(
         &self,
-        chain: usize,
+        chain: u32,
         facts: &mut Facts<'_>,
         surroundings: Surroundings<'_>,
         tally: &mut impl Tally,
         depth: usize,
     ) -> Result<Flow, Stop> {
-        for rule in &self.chains[chain].rules {
-            match rule.apply(facts, surroundings, tally)? {
-                CompiledVerdict::Continue => {}
-                CompiledVerdict::Accept => return Ok(Flow::Accept),
-                CompiledVerdict::Drop => return Err(drop_at(surroundings.hook)),
-                CompiledVerdict::Return => return Ok(Flow::Return),
-                CompiledVerdict::Punt(reason) => return Err(Stop::Punt(reason)),
-                CompiledVerdict::Opaque => return Err(opaque_at(surroundings.hook)),
-                CompiledVerdict::Jump(_) | CompiledVerdict::Goto(_) if depth == DEEPEST_JUMP => {
-                    return Err(opaque_at(surroundings.hook));
-                }
-                CompiledVerdict::Goto(target) => return self.walk(target, facts, surroundings, tally, depth + 1),
-                CompiledVerdict::Jump(target) => match self.walk(target, facts, surroundings, tally, depth + 1)? {
-                    Flow::Return => {}
-                    Flow::Accept => return Ok(Flow::Accept),
-                },
+        let chain = &self.chains[chain as usize];
+        let Some(index) = &chain.index else {
+            return self.walk_all(chain, &chain.rules, facts, surroundings, tally, depth);
+        };
+        let mut turns = index.turns(facts);
+        if turns.begin(facts).is_err() {
+            return self.walk_all(chain, &chain.rules, facts, surroundings, tally, depth);
+        }
+        while let Some(at) = turns.next() {
+            if let Some(flow) = self.step(chain, at, facts, surroundings, tally, depth)? {
+                return Ok(flow);
+            }
+            if turns.follow(at, facts).is_err() {
+                let behind = chain.rules.partition_point(|rule| *rule <= at);
+                return self.walk_all(chain, &chain.rules[behind..], facts, surroundings, tally, depth);
             }
         }
         Ok(Flow::Return)
     }
+
+    /// One rule after the other.
+    fn walk_all(
+        &self,
+        chain: &CompiledChain,
+        rules: &[u32],
+        facts: &mut Facts<'_>,
+        surroundings: Surroundings<'_>,
+        tally: &mut impl Tally,
+        depth: usize,
+    ) -> Result<Flow, Stop> {
+        for rule in rules {
+            if let Some(flow) = self.step(chain, *rule, facts, surroundings, tally, depth)? {
+                return Ok(flow);
+            }
+        }
+        Ok(Flow::Return)
+    }
+
+    /// One rule, and the chain that it sends the packet to; `None` is "on with the next one".
+    fn step(
+        &self,
+        chain: &CompiledChain,
+        at: u32,
+        facts: &mut Facts<'_>,
+        surroundings: Surroundings<'_>,
+        tally: &mut impl Tally,
+        depth: usize,
+    ) -> Result<Option<Flow>, Stop> {
+        tally.held();
+        let (target, returns) = match chain.apply(at, facts, surroundings, tally)? {
+            CompiledVerdict::Continue => return Ok(None),
+            CompiledVerdict::Accept => return Ok(Some(Flow::Accept)),
+            CompiledVerdict::Drop => return Err(drop_at(surroundings.hook)),
+            CompiledVerdict::Return => return Ok(Some(Flow::Return)),
+            CompiledVerdict::Punt(reason) => return Err(Stop::Punt(reason)),
+            CompiledVerdict::Opaque => return Err(opaque_at(surroundings.hook)),
+            CompiledVerdict::Jump(target) => (target, true),
+            CompiledVerdict::Goto(target) => (target, false),
+        };
+        if depth == DEEPEST_JUMP {
+            return Err(opaque_at(surroundings.hook));
+        }
+        match self.walk(target, facts, surroundings, tally, depth + 1)? {
+            Flow::Return if returns => Ok(None),
+            flow => Ok(Some(flow)),
+        }
+    }
 }
 
-impl CompiledRule {
+impl CompiledChain {
+    fn compile(
+        rules: &[ChainRule],
+        family: Family,
+        mut steps_of: impl FnMut(&ChainRule, &mut Vec<CompiledStep>),
+    ) -> Self {
+        let mut steps = Vec::new();
+        let compiled = rules.iter().map(|rule| {
+            let begin = steps.len() as u32;
+            steps_of(rule, &mut steps);
+            steps.push(CompiledStep::End);
+            begin
+        });
+        let mut chain = CompiledChain { rules: compiled.collect(), steps: Box::default(), index: None };
+        chain.steps = steps.into();
+        chain.index = RuleIndex::of(&chain, family);
+        chain
+    }
+
+    pub(super) fn rules(&self) -> &[u32] {
+        &self.rules
+    }
+
+    /// The steps of a rule, and of those behind it.
+    pub(super) fn steps(&self, rule: u32) -> &[CompiledStep] {
+        &self.steps[rule as usize..]
+    }
+
     /// Takes the rule's steps. [`Continue`](CompiledVerdict::Continue) is "on with the next rule".
     fn apply(
         &self,
+        rule: u32,
         facts: &mut Facts<'_>,
         surroundings: Surroundings<'_>,
         tally: &mut impl Tally,
     ) -> Result<CompiledVerdict, Stop> {
         let opaque = Err(opaque_at(surroundings.hook));
-        for step in &self.steps {
+        for step in self.steps(rule) {
             match step {
-                CompiledStep::Match { not, test } => match test.holds(*not, facts, surroundings) {
+                CompiledStep::Match(one) => match one.holds(facts, surroundings) {
                     Holds::Yes => {}
                     Holds::No => return Ok(CompiledVerdict::Continue),
                     Holds::Maybe => return opaque,
                 },
-                CompiledStep::Count => {
+                CompiledStep::Count(counter) => {
                     facts.counted += 1;
-                    tally.count(self.counter);
+                    tally.count(*counter);
                 }
                 CompiledStep::Mark { clear, flip } => {
                     facts.query.mark = Mark((facts.query.mark.0 & !clear) ^ flip);
                     facts.written.add(Field::Mark);
                 }
-                CompiledStep::MarkOf { key, map } => match map.find(key, facts) {
+                CompiledStep::MarkOf(of) => match of.map.find(&of.key, facts) {
                     Found::Element(mark) => {
                         facts.query.mark = Mark(*mark);
                         facts.written.add(Field::Mark);
@@ -151,14 +242,15 @@ impl CompiledRule {
                 }
                 CompiledStep::Mss(mss) => lower_mss(*mss, facts, surroundings)?,
                 CompiledStep::Verdict(verdict) => return Ok(*verdict),
-                CompiledStep::VerdictOf { key, map } => {
-                    return match map.find(key, facts) {
+                CompiledStep::VerdictOf(of) => {
+                    return match of.map.find(&of.key, facts) {
                         Found::Element(verdict) => Ok(*verdict),
                         Found::None => Ok(CompiledVerdict::Continue),
                         Found::Unknown => opaque,
                     };
                 }
                 CompiledStep::Opaque => return opaque,
+                CompiledStep::End => break,
             }
         }
         Ok(CompiledVerdict::Continue)
@@ -203,6 +295,7 @@ impl TtlChange {
 
 /// Compiles chains; sets that rules share are compiled once.
 pub(crate) struct Compiler<'a> {
+    family: Family,
     pub(super) links: &'a [Link],
     pub(super) sets: Shared<CompiledSet<()>>,
     pub(super) marks: Shared<CompiledSet<u32>>,
@@ -211,35 +304,39 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    pub(crate) fn new(links: &'a [Link]) -> Self {
-        Compiler { links, sets: HashMap::new(), marks: HashMap::new(), verdicts: HashMap::new() }
+    pub(crate) fn new(family: Family, links: &'a [Link]) -> Self {
+        Compiler { family, links, sets: HashMap::new(), marks: HashMap::new(), verdicts: HashMap::new() }
     }
 
     pub(super) fn base(&mut self, chain: &BaseChain) -> CompiledBase {
         self.verdicts.clear();
-        let numbers: HashMap<&str, usize> =
-            chain.user.iter().enumerate().map(|(at, user)| (user.name.as_str(), at + 1)).collect();
+        let numbers: HashMap<&str, u32> = (1..).zip(&chain.user).map(|(at, user)| (user.name.as_str(), at)).collect();
         let mut reads = FieldSet::default();
         let all = std::iter::once(&chain.rules).chain(chain.user.iter().map(|user| &user.rules));
         let chains = all.map(|rules| {
-            let rules = rules.iter().map(|rule| self.rule(rule, &numbers, &mut reads));
-            CompiledChain { rules: rules.collect() }
+            CompiledChain::compile(rules, chain.family, |rule, steps| self.steps(rule, &numbers, &mut reads, steps))
         });
         CompiledBase { chains: chains.collect(), policy: chain.policy, reads }
     }
 
-    fn rule(&mut self, rule: &ChainRule, numbers: &HashMap<&str, usize>, reads: &mut FieldSet) -> CompiledRule {
-        let steps = rule.steps.iter().filter_map(|step| {
+    fn steps(
+        &mut self,
+        rule: &ChainRule,
+        numbers: &HashMap<&str, u32>,
+        reads: &mut FieldSet,
+        steps: &mut Vec<CompiledStep>,
+    ) {
+        steps.extend(rule.steps.iter().filter_map(|step| {
             reads_of(step).for_each(|field| reads.add(field));
             Some(match step {
-                Step::Match(one) => CompiledStep::Match { not: one.not, test: self.test(&one.test) },
-                Step::Count => CompiledStep::Count,
+                Step::Match(one) => CompiledStep::Match(self.one_match(one)),
+                Step::Count => CompiledStep::Count(rule.counter),
                 Step::Do(Action::Nothing) => return None,
                 Step::Do(Action::Mark { clear, flip }) => CompiledStep::Mark { clear: *clear, flip: *flip },
                 Step::Do(Action::MarkOf { key, map }) => {
                     let links = self.links;
                     let map = shared(&mut self.marks, map, |map| CompiledSet::compile(map, links));
-                    CompiledStep::MarkOf { key: key.as_slice().into(), map }
+                    CompiledStep::MarkOf(Box::new(Keyed { key: key.clone(), map }))
                 }
                 Step::Do(Action::Tos { clear, flip }) => CompiledStep::Tos { clear: *clear, flip: *flip },
                 Step::Do(Action::Ttl(change)) => CompiledStep::Ttl(*change),
@@ -257,30 +354,30 @@ impl<'a> Compiler<'a> {
                         let (name, opaque) = (map.name.clone(), map.opaque.clone());
                         CompiledSet::compile(&Set { name, elements: elements.collect(), opaque }, links)
                     });
-                    CompiledStep::VerdictOf { key: key.as_slice().into(), map }
+                    CompiledStep::VerdictOf(Box::new(Keyed { key: key.clone(), map }))
                 }
             })
-        });
-        CompiledRule { steps: steps.collect(), counter: rule.counter }
+        }));
     }
 
-    pub(super) fn test(&mut self, test: &Test) -> CompiledTest {
+    pub(super) fn one_match(&mut self, one: &Match) -> CompiledMatch {
+        let test = self.test(&one.test);
+        if let CompiledTest::Ranges(Ranges { field, mask, ranges }) = &test
+            && let Ok(span) = u32::try_from(span(*field, self.family))
+            && let [(first, last)] = ranges[..]
+            && let Ok(first) = u32::try_from(first)
+        {
+            let last = u32::try_from(last).unwrap_or(u32::MAX);
+            return CompiledMatch::Range { not: one.not, field: *field, mask: *mask as u32 & span, first, last };
+        }
+        CompiledMatch::Other(Box::new((one.not, test)))
+    }
+
+    fn test(&mut self, test: &Test) -> CompiledTest {
         match test {
             Test::Field { field, mask, values } => {
-                let mut all: Vec<_> = values.iter().flat_map(|value| ranges(value, self.links)).collect();
-                all.sort_unstable();
-                // Those that overlap or touch become one.
-                all.dedup_by(|next, kept| {
-                    let joined = next.0 <= kept.1.saturating_add(1);
-                    if joined {
-                        kept.1 = kept.1.max(next.1);
-                    }
-                    joined
-                });
-                match all[..] {
-                    [(first, last)] => CompiledTest::Range { field: *field, mask: *mask, first, last },
-                    _ => CompiledTest::Ranges { field: *field, mask: *mask, ranges: all.into() },
-                }
+                let ranges = joined(values.iter().flat_map(|value| ranges(value, self.links)).collect());
+                CompiledTest::Ranges(Ranges { field: *field, mask: *mask, ranges })
             }
             Test::EitherPort(ranges) => CompiledTest::EitherPort(ranges.as_slice().into()),
             Test::In { key, set } => {
@@ -296,8 +393,8 @@ impl<'a> Compiler<'a> {
 }
 
 impl CompiledVerdict {
-    fn of(verdict: &Verdict, numbers: &HashMap<&str, usize>) -> Self {
-        let chain = |name: &str, verdict: fn(usize) -> Self| {
+    fn of(verdict: &Verdict, numbers: &HashMap<&str, u32>) -> Self {
+        let chain = |name: &str, verdict: fn(u32) -> Self| {
             numbers.get(name).map_or(CompiledVerdict::Opaque, |number| verdict(*number))
         };
         match verdict {

@@ -3,7 +3,7 @@
 use crate::compile::Links;
 use crate::config::Field;
 use crate::fib;
-use crate::names::{Family, Ifindex};
+use crate::names::{Family, Ifindex, Mark};
 use crate::query::{Query, Transport};
 
 /// TCP's protocol number.
@@ -39,6 +39,11 @@ impl<'a> Facts<'a> {
             written: FieldSet::default(),
             counted: 0,
         }
+    }
+
+    pub(super) fn changeable(&self) -> Changeable {
+        let Query { mark, tos, ttl, mss, .. } = self.query;
+        Changeable { mark, tos, ttl, mss }
     }
 
     /// The field's value; `None` if the packet has no such thing.
@@ -111,6 +116,31 @@ fn ipset_ports(query: &Query) -> (u16, u16) {
         }
         _ => (0, 0),
     }
+}
+
+/// The highest number that a field can have; all bits below are set.
+pub(super) fn span(field: Field, family: Family) -> u128 {
+    match field {
+        Field::Source | Field::Destination if family == Family::V6 => u128::MAX,
+        Field::Source | Field::Destination => u32::MAX.into(),
+        Field::Iif | Field::Oif | Field::IifGroup | Field::OifGroup | Field::Length | Field::Mark => u32::MAX.into(),
+        Field::SourcePort | Field::DestinationPort | Field::IcmpTypeCode | Field::TcpMss => u16::MAX.into(),
+        Field::IpsetSourcePort | Field::IpsetDestinationPort => u16::MAX.into(),
+        Field::Protocol | Field::IcmpType | Field::IcmpCode | Field::Tos | Field::Ttl | Field::TcpFlags => {
+            u8::MAX.into()
+        }
+        Field::FlowLabel => 0xf_ffff,
+        Field::SourceMac => 0xffff_ffff_ffff,
+    }
+}
+
+/// The [mutable](Field::is_mutable) fields.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changeable {
+    mark: Mark,
+    tos: u8,
+    ttl: u8,
+    mss: Option<u16>,
 }
 
 /// Some of the [`Field`]s.

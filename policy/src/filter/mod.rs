@@ -2,12 +2,26 @@
 //!
 //! Rules work on the [`Query`](crate::Query) itself, as the kernel's work on the packet: a mark, a TOS or a TTL that one has set is what the next
 //! one sees. Nothing else is changed, so a walk that ends in a punt leaves no trace.
+//!
+//! A long chain is not walked rule by rule. An [index](crate::index) over the tests with which its rules begin tells which rules a packet
+//! can match; those are applied in their order, as the walk would, and the others would have done nothing. Rules that are found by
+//! the mark, the TOS, the TTL or the MSS only are looked up anew when a rule has changed one of these. Sets of ranges over several
+//! fields and the `ip rule`s are asked by the same index.
+//!
+//! - A packet costs a search in each view (a field under a mask), and the rules that match it or share its rarest number: not their
+//!   length.
+//! - Worst case: rules that all match, that begin with the same tests, or that begin with nothing the index knows (negations, sets of more
+//!   than 16 elements, `--ports`, address types, opaque tests, more than 16 masks of one field) are each looked at once, as in the kernel:
+//!   never more often than in a walk. Chains in which packets change again and again what rules are found by, or in which more than 32
+//!   nested prefixes hold a packet, are walked.
+//! - Compiling is `n log n`, memory is linear: a rule stands in at most 16 lists, mostly in one.
 
 mod chain;
 mod facts;
 mod guard;
 mod set;
 mod test;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +41,9 @@ pub(crate) const DEEPEST_JUMP: usize = 64;
 /// Hears which rules have matched a packet, in their order.
 pub trait Tally {
     fn count(&mut self, slot: CounterSlot);
+
+    /// A rule is held against the packet: how many are is what the packet costs.
+    fn held(&mut self) {}
 }
 
 /// Nobody wants to know.
@@ -59,7 +76,7 @@ pub(crate) struct Surroundings<'a> {
 
 impl Chains {
     pub(crate) fn compile(family: Family, chains: &[BaseChain], links: &[Link]) -> Self {
-        let mut compiler = Compiler::new(links);
+        let mut compiler = Compiler::new(family, links);
         let mut compiled = Chains::default();
         for chain in chains.iter().filter(|chain| chain.family == family) {
             let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));

@@ -4,14 +4,19 @@ use std::collections::HashMap;
 
 use super::facts::Facts;
 use crate::config::{Field, Link, Set, Value};
+use crate::index::{Demand, Index};
 
 /// Linear up to here: shorter than any hash.
 const FEW: usize = 8;
+
+/// The elements of sets up to this many are what a rule can be found by.
+const FEW_SPANS: usize = 16;
 
 /// A compiled [`Set`].
 #[derive(Debug)]
 pub(crate) struct CompiledSet<T> {
     form: Form,
+    certain: bool,
     /// By the number of the element.
     data: Vec<(T, Certainty)>,
 }
@@ -31,8 +36,16 @@ enum Form {
     Values(HashMap<u128, u32, foldhash::fast::RandomState>),
     /// Several fields, only single values.
     Tuples(HashMap<Box<[u128]>, u32, foldhash::fast::RandomState>),
-    /// Several fields, one list of ranges for each.
-    Boxes(Vec<(Box<[Ranges]>, u32)>),
+    /// Several fields.
+    Boxes(Boxes),
+}
+
+#[derive(Debug)]
+struct Boxes {
+    /// One list of ranges for each field, and the number of the element.
+    boxes: Vec<(Box<[Ranges]>, u32)>,
+    /// By the number of the field in the key. Of many only.
+    index: Option<Index<u8>>,
 }
 
 /// Of a name with a wildcard several, else one.
@@ -49,13 +62,52 @@ pub(crate) enum Found<'a, T> {
     Unknown,
 }
 
+impl<T> CompiledSet<T> {
+    /// Whether it always knows its answer.
+    pub(super) fn is_certain(&self) -> bool {
+        self.certain
+    }
+
+    /// Where the field of the key lies in all elements: ranges in rising order, none overlapping. Of small sets only.
+    pub(super) fn spans(&self, at: usize) -> Option<Vec<(u128, u128)>> {
+        if self.data.len() > FEW_SPANS {
+            return None;
+        }
+        let spans: Vec<(u128, u128)> = match &self.form {
+            Form::Opaque => return None,
+            Form::Ranges(ranges) => ranges.iter().map(|(first, last, _)| (*first, *last)).collect(),
+            Form::Values(values) => values.keys().map(|value| (*value, *value)).collect(),
+            Form::Tuples(tuples) => tuples.keys().filter_map(|key| key.get(at).map(|value| (*value, *value))).collect(),
+            Form::Boxes(Boxes { boxes, .. }) => {
+                boxes.iter().filter_map(|(key, _)| key.get(at)).flatten().copied().collect()
+            }
+        };
+        Some(joined(spans))
+    }
+}
+
+/// Those that overlap or touch become one.
+pub(super) fn joined(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, kept| {
+        let joined = next.0 <= kept.1.saturating_add(1);
+        if joined {
+            kept.1 = kept.1.max(next.1);
+        }
+        joined
+    });
+    ranges
+}
+
 impl<T: Clone> CompiledSet<T> {
     pub(crate) fn compile(set: &Set<T>, links: &[Link]) -> Self {
         let data = set.elements.iter().map(|element| {
             let certainty = if element.uncertain { Certainty::Uncertain } else { Certainty::Certain };
             (element.data.clone(), certainty)
         });
-        CompiledSet { form: Form::of(set, links), data: data.collect() }
+        let form = Form::of(set, links);
+        let certain = !matches!(form, Form::Opaque) && !set.elements.iter().any(|element| element.uncertain);
+        CompiledSet { form, certain, data: data.collect() }
     }
 
     pub(crate) fn find(&self, key: &[Field], facts: &Facts<'_>) -> Found<'_, T> {
@@ -78,7 +130,7 @@ impl<T: Clone> CompiledSet<T> {
                 }
                 match &self.form {
                     Form::Tuples(tuples) => tuples.get(&*values).copied(),
-                    Form::Boxes(boxes) => boxes.iter().find(|(ranges, _)| inside(ranges, values)).map(|(_, n)| *n),
+                    Form::Boxes(boxes) => boxes.find(values),
                     _ => None,
                 }
             }
@@ -101,7 +153,7 @@ fn inside(ranges: &[Ranges], values: &[u128]) -> bool {
 
 impl Form {
     fn of<T>(set: &Set<T>, links: &[Link]) -> Self {
-        if set.opaque.is_some() {
+        if set.opaque.is_some() || set.elements.iter().any(|element| element.key.len() > WIDEST) {
             return Form::Opaque;
         }
         let boxes = set.elements.iter().enumerate().map(|(number, element)| {
@@ -126,7 +178,38 @@ impl Form {
             let key = |fields: &[Ranges]| fields.iter().map(|ranges| ranges[0].0).collect::<Box<[u128]>>();
             return Form::Tuples(boxes.iter().map(|(fields, number)| (key(fields), *number)).collect());
         }
-        Form::Boxes(boxes)
+        Form::Boxes(Boxes::of(boxes))
+    }
+}
+
+impl Boxes {
+    fn of(boxes: Vec<(Box<[Ranges]>, u32)>) -> Self {
+        let index = (boxes.len() > FEW).then(|| {
+            let fields = boxes.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+            // The bits that all that is asked for has; a value with others is told apart by the box itself.
+            let highest = |at: usize| {
+                boxes.iter().filter_map(|(key, _)| key.get(at)).flatten().map(|(_, last)| *last).max().unwrap_or(0)
+            };
+            let masks: Vec<u128> = (0..fields).map(|at| u128::MAX.unbounded_shr(highest(at).leading_zeros())).collect();
+            let demands = |key: &[Ranges]| {
+                let demand = |(at, ranges): (usize, &Ranges)| Demand::new(at as u8, masks[at], joined(ranges.to_vec()));
+                key.iter().enumerate().filter_map(demand).collect()
+            };
+            let all: Vec<_> = (0..).zip(boxes.iter().map(|(key, _)| demands(key))).collect();
+            Index::build([&all])
+        });
+        Boxes { boxes, index }
+    }
+
+    fn find(&self, values: &[u128]) -> Option<u32> {
+        let found = |(ranges, number): &(Box<[Ranges]>, u32)| inside(ranges, values).then_some(*number);
+        if let Some(index) = &self.index {
+            let mut candidates = index.candidates();
+            if index.gather(0, 0, |at| values.get(usize::from(at)).copied(), &mut candidates).is_ok() {
+                return candidates.find_map(|at| found(&self.boxes[at as usize]));
+            }
+        }
+        self.boxes.iter().find_map(found)
     }
 }
 

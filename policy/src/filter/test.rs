@@ -9,33 +9,37 @@ use crate::config::{Field, PortRange, Side};
 use crate::names::Family;
 use crate::query::Transport;
 
-/// A [`Test`](crate::config::Test) with its names resolved.
+/// A [`Match`](crate::config::Match) with its names resolved. Kept small: a long chain is a lot of memory to walk through.
+#[derive(Debug)]
+pub(super) enum CompiledMatch {
+    /// The most frequent one: one value of up to 32 bits, or several in a row.
+    Range {
+        not: bool,
+        field: Field,
+        mask: u32,
+        first: u32,
+        last: u32,
+    },
+    Other(Box<(bool, CompiledTest)>),
+}
+
+/// A [`Test`](crate::config::Test) of another kind.
 #[derive(Debug)]
 pub(super) enum CompiledTest {
-    /// The most frequent one: one value, or several in a row.
-    Range {
-        field: Field,
-        mask: u128,
-        first: u128,
-        last: u128,
-    },
-    /// Ranges in rising order, none overlapping.
-    Ranges {
-        field: Field,
-        mask: u128,
-        ranges: Box<[(u128, u128)]>,
-    },
+    Ranges(Ranges),
     EitherPort(Box<[PortRange]>),
-    In {
-        key: Box<[Field]>,
-        set: Arc<CompiledSet<()>>,
-    },
-    AddressType {
-        of: Side,
-        types: u16,
-    },
+    In { key: Box<[Field]>, set: Arc<CompiledSet<()>> },
+    AddressType { of: Side, types: u16 },
     Never,
     Opaque,
+}
+
+/// Inclusive, in rising order, none overlapping; under a mask.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    pub(super) field: Field,
+    pub(super) mask: u128,
+    pub(super) ranges: Vec<(u128, u128)>,
 }
 
 /// Whether a test holds.
@@ -47,15 +51,27 @@ pub(crate) enum Holds {
     Maybe,
 }
 
-impl CompiledTest {
-    pub(super) fn holds(&self, not: bool, facts: &Facts<'_>, surroundings: Surroundings<'_>) -> Holds {
-        let answer = match self {
-            CompiledTest::Range { field, mask, first, last } => {
+impl CompiledMatch {
+    pub(super) fn holds(&self, facts: &Facts<'_>, surroundings: Surroundings<'_>) -> Holds {
+        match self {
+            CompiledMatch::Range { not, field, mask, first, last } => {
                 let Some(value) = facts.value(*field) else { return Holds::No };
-                let value = value & mask;
-                *first <= value && value <= *last
+                // Fields of more bits are asked about in the other form.
+                let value = value as u32 & mask;
+                if (*first <= value && value <= *last) == *not { Holds::No } else { Holds::Yes }
             }
-            CompiledTest::Ranges { field, mask, ranges } => {
+            CompiledMatch::Other(other) => {
+                let (not, test) = &**other;
+                test.holds(*not, facts, surroundings)
+            }
+        }
+    }
+}
+
+impl CompiledTest {
+    fn holds(&self, not: bool, facts: &Facts<'_>, surroundings: Surroundings<'_>) -> Holds {
+        let answer = match self {
+            CompiledTest::Ranges(Ranges { field, mask, ranges }) => {
                 let Some(value) = facts.value(*field) else { return Holds::No };
                 let value = value & mask;
                 let behind = ranges.partition_point(|(first, _)| *first <= value);

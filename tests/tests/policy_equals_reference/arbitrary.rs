@@ -28,7 +28,8 @@ pub fn config() -> impl Strategy<Value = Config> {
     let parts = (
         links(),
         prop_oneof![1 => vec(neighbour(), 0..12), 4 => Just(every_neighbour())],
-        vec(rule(), 0..6),
+        // Now and then so many that they are not asked one by one.
+        prop_oneof![24 => vec(rule(), 0..6), 1 => vec(rule(), 15..60)],
         vec(route(), 0..24),
         nexthops(),
         spreading(),

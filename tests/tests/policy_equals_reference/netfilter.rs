@@ -37,7 +37,14 @@ fn base_chain() -> impl Strategy<Value = BaseChain> {
     let hook = select(vec![Hook::Prerouting, Hook::Prerouting, Hook::Forward, Hook::Postrouting]);
     (family(), hook, select(vec![-150, 0]), any::<bool>()).prop_flat_map(move |(family, hook, priority, unordered)| {
         // Now and then so many that they are not asked one by one.
-        let rules = move |most: usize| prop_oneof![7 => vec(rule(family), 0..most), 1 => vec(rule(family), 20..40)];
+        let rules = move |most: usize| {
+            prop_oneof![
+                160 => vec(rule(family), 0..most),
+                1 => vec(rule(family), 20..40),
+                3 => vec(one_of_many(family), 7..40),
+                1 => vec(one_of_many(family), 40..200),
+            ]
+        };
         (rules(5), rules(3), rules(3), policy.clone()).prop_map(move |(rules, first, second, policy)| BaseChain {
             family,
             hook,
@@ -74,6 +81,25 @@ fn rule(family: Family) -> impl Strategy<Value = ChainRule> {
         steps.extend(last);
         ChainRule { steps, counter: CounterSlot(0), origin: origin(Source::Nftables) }
     })
+}
+
+/// A rule that most packets pass by or go on behind, so that they come to the end of a long chain.
+fn one_of_many(family: Family) -> impl Strategy<Value = ChainRule> {
+    let known = |one: Match| if let Test::Opaque(_) = one.test { Match { test: Test::iif("+"), ..one } } else { one };
+    let matches = vec(one_match(family).prop_map(move |one| Step::Match(known(one))), 1..4);
+    let mark = || (mask(), mark_value()).prop_map(|(clear, flip)| Action::Mark { clear, flip });
+    let last = prop_oneof![
+        20 => mark().prop_map(Step::Do),
+        3 => (select(vec![0xffu8, 0xfc]), tos()).prop_map(|(clear, flip)| Step::Do(Action::Tos { clear, flip })),
+        1 => Just(Step::Verdict(Verdict::Jump("second".to_owned()))),
+        1 => verdict().prop_map(Step::Verdict),
+    ];
+    let usual = (matches, last).prop_map(|(matches, last)| ChainRule {
+        steps: matches.into_iter().chain([Step::Count, last]).collect(),
+        counter: CounterSlot(0),
+        origin: origin(Source::IptablesNft),
+    });
+    prop_oneof![40 => usual, 1 => rule(family)]
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
@@ -220,7 +246,7 @@ fn key<T: Clone + std::fmt::Debug + 'static>(
             let (key, values): (Vec<Field>, Vec<BoxedStrategy<Value>>) = fields.into_iter().unzip();
             let element = (values, data.clone(), prop::bool::weighted(0.05))
                 .prop_map(|(key, data, uncertain)| Element { key, data, uncertain });
-            prop_oneof![4 => vec(element.clone(), 0..4), 1 => vec(element, 9..14)].prop_map(move |elements| {
+            prop_oneof![12 => vec(element.clone(), 0..4), 1 => vec(element, 12..40)].prop_map(move |elements| {
                 let set = Set { name: "a set".to_owned(), elements: disjoint(elements), opaque: None };
                 (key.clone(), Arc::new(set))
             })
