@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use serde_json::{Value, json};
 use shunt_dataplane::{Dataplane, RuleCount};
 use shunt_policy::Generation;
-use shunt_policy::config::{BaseChain, CounterSlot, Step};
+use shunt_policy::config::{CounterSlot, Step};
 
 use crate::translate::{RuleKey, Translation, keyed};
 
@@ -90,8 +90,7 @@ pub fn listed(translation: &Translation, counts: &WorkerCounts, dataplane: Optio
     let mut seen = HashSet::new();
     let mut list = Vec::new();
     for chain in translation.config.chains.iter() {
-        let mut chain: BaseChain = chain.clone();
-        for (key, rule) in keyed(&mut chain) {
+        for (key, rule) in keyed(chain) {
             if seen.insert(key.clone()) {
                 let counts_at_all = rule.steps.contains(&Step::Count);
                 let workers = counts.of(rule.counter, dataplane);

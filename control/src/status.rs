@@ -48,7 +48,7 @@ pub fn json(report: &Report<'_>) -> Value {
             "rules": summary.rules,
             "tables": summary.tables,
             "routes": summary.routes,
-            "filter_rules": summary.filter_rules,
+            "netfilter_rules": summary.netfilter_rules,
             "guards": summary.guards,
         },
         "counters": counters(&report.counters),
@@ -155,7 +155,7 @@ pub fn text(status: &Value) -> String {
         policy["rules"],
         policy["tables"],
         policy["routes"],
-        policy["filter_rules"],
+        policy["netfilter_rules"],
         policy["guards"]
     ));
     let mirror = &status["mirror"];

@@ -179,9 +179,10 @@ impl Supervisor {
     /// The interfaces that suit and of which at least some traffic would be ours.
     fn choose(&self, mirror: &Mirror, ours: &[Ifindex]) -> Selection {
         let mut selection = ports::sort(mirror.view(), &self.settings.devices, ours);
-        let config = translate(mirror.view(), &selection.numbers()).config;
+        // Of which ports it is does not matter here.
+        let config = &self.translation.config;
         let Selection { taken, left } = &mut selection;
-        taken.retain(|port| match ports::worth_taking(&config, port.ifindex) {
+        taken.retain(|port| match ports::worth_taking(config, port.ifindex) {
             Ok(()) => true,
             Err(why) => {
                 left.push(Left { name: port.name.clone(), why });

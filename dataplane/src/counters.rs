@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shunt_policy::{DropReason, Generation, PassReason, PuntReason, Stop};
 
 use crate::marks::Marks;
-use crate::rules::RuleCounters;
+use crate::rule_counters::RuleCounters;
 use crate::status::WorkerStatus;
 
 /// One worker's counters. Written by that worker alone, read by the control side; each number is right by itself, but

@@ -17,7 +17,7 @@ use crate::counters::{Counters, WorkerCounters};
 use crate::error::OpenError;
 use crate::marks::UsedNeighbours;
 use crate::port::Port;
-use crate::rules::RuleCount;
+use crate::rule_counters::RuleCount;
 use crate::sample::{Sample, Samples};
 use crate::snapshot::Publisher;
 use crate::status::{PortStatus, StopReport, WorkerStatus};

@@ -1,20 +1,18 @@
 //! The hot path: frames from AF_XDP, a decision of `shunt-policy` for each, and out again.
 //!
 //! [`Dataplane`] is what the control side holds. Inside, one [`worker`] per core owns queues of ports ([`port`]), asks
-//! the policy it last adopted ([`snapshot`]), and acts on the answer of [`forward`](forward::forward): rewrite and
-//! transmit, [`punt`] to the kernel, or drop. What a worker never sees, the XDP program (`bpf/redirect.bpf.c`) leaves
-//! to the kernel. A few decisions are kept as a [`sample`]. [`sim`] runs the same workers on plain memory, without
+//! the policy it last adopted ([`snapshot`]) about each [`packet`], and acts on the answer: rewrite and transmit,
+//! [`punt`] to the kernel, or drop. What a worker never sees, the XDP program (`bpf/redirect.bpf.c`) leaves to the kernel. A few decisions are kept as a [`sample`]. [`sim`] runs the same workers on plain memory, without
 //! privileges or a kernel.
 
 pub mod counters;
 mod dataplane;
 mod error;
-pub mod forward;
 mod marks;
 pub mod packet;
 pub mod port;
 pub mod punt;
-pub mod rules;
+mod rule_counters;
 pub mod sample;
 pub mod sim;
 pub mod snapshot;
@@ -26,7 +24,7 @@ pub use counters::Counters;
 pub use dataplane::{Dataplane, Options, PortSpec, XdpMode, ZeroCopy};
 pub use error::OpenError;
 pub use marks::UsedNeighbours;
-pub use rules::RuleCount;
+pub use rule_counters::RuleCount;
 pub use sample::Sample;
 pub use status::{PortStatus, StopReport, WorkerStatus};
 pub use xsk::has_tcx_programs;

@@ -11,11 +11,10 @@ use crossbeam::utils::CachePadded;
 use shunt_policy::{DropReason, Ifindex, PortId, PuntReason, Stop};
 
 use crate::counters::WorkerCounters;
-use crate::forward::forward;
 use crate::packet::Packet;
 use crate::port::Port;
 use crate::punt::Punt;
-use crate::rules::Hits;
+use crate::rule_counters::Hits;
 use crate::sample::Sampler;
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
@@ -126,20 +125,23 @@ impl<P: Port, K: Punt> Worker<P, K> {
         received
     }
 
+    /// The packet path: read, decide, act.
     fn dispatch(&mut self, mut frame: Frame, ingress: PortId, iif: Ifindex) {
         let packet = match Packet::parse(&frame) {
             Ok(packet) => packet,
             Err(stop) => return self.stop(frame, ingress, stop),
         };
         self.hits.clear();
-        match forward(&packet, iif, self.policy.current(), &mut self.hits) {
-            Ok(onward) => match self.way(onward.egress.port()) {
+        match self.policy.current().decide_counting(&packet.query(iif), &mut self.hits) {
+            Ok(egress) => match self.way(egress.port()) {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
                 way => {
                     self.count_rules(&packet, iif);
-                    onward.rewrite(&mut frame);
-                    self.counters.neighbours.set(onward.egress.neighbour());
-                    self.send(frame, onward.egress.port(), way);
+                    // Until here the frame is as it came.
+                    let length = packet.rewrite(&mut frame, &egress);
+                    frame.truncate(length);
+                    self.counters.neighbours.set(egress.neighbour());
+                    self.send(frame, egress.port(), way);
                 }
             },
             Err(stop) => {

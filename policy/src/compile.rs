@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, Hook, Link, RpFilter, Transmit};
-use crate::filter::{Chains, CompiledGuard, Compiler};
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
+use crate::netfilter::{Chains, CompiledGuard, Compiler};
 use crate::outcome::PuntReason;
 use crate::routes::{CompiledSets, Neighbours};
 use crate::rules::Rules;
@@ -32,7 +32,7 @@ pub struct Summary {
     /// Prefixes that have routes.
     pub routes: usize,
     /// Rules of netfilter that are evaluated.
-    pub filter_rules: usize,
+    pub netfilter_rules: usize,
     pub guards: usize,
 }
 
@@ -144,13 +144,12 @@ impl Policy {
 
     pub fn summary(&self) -> Summary {
         let Config { rules, tables, chains, guards, .. } = &self.config;
-        let filter_rules =
-            chains.iter().map(|chain| chain.rules.iter().chain(chain.user.iter().flat_map(|u| &u.rules)));
+        let netfilter_rules = chains.iter().map(|chain| chain.all_rules().count()).sum();
         Summary {
             rules: rules.len(),
             tables: Family::BOTH.iter().map(|family| tables.sizes(*family).count()).sum(),
             routes: tables.len(),
-            filter_rules: filter_rules.map(Iterator::count).sum(),
+            netfilter_rules,
             guards: guards.len(),
         }
     }

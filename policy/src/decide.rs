@@ -5,20 +5,28 @@ use std::net::IpAddr;
 use crate::compile::{FamilyPolicy, LOOPBACK, LinkFacts, Policy};
 use crate::config::{Hook, RpFilter};
 use crate::fib;
-use crate::filter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
 use crate::names::{Family, Ifindex, Mark};
+use crate::netfilter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
 use crate::outcome::{Egress, PuntReason, Stop};
 use crate::query::{Query, Transport};
 use crate::rules::{Answer, Ground};
 
 impl Policy {
-    /// Where the packet goes, or why it does not go by our hands. Reads only; no allocation.
+    /// Where the packet goes. Reads only; no allocation.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not go by our hands.
     pub fn decide(&self, query: &Query) -> Result<Egress, Stop> {
         self.decide_counting(query, &mut Uncounted)
     }
 
     /// The same, and tells of each netfilter rule that counts the packet. Of a packet that is punted the kernel counts, so what was
     /// told of one is to be forgotten.
+    ///
+    /// # Errors
+    ///
+    /// As of [`decide`](Self::decide).
     pub fn decide_counting(&self, query: &Query, tally: &mut impl Tally) -> Result<Egress, Stop> {
         let Some(ingress) = self.links.facts.get(&query.iif) else {
             return Err(Stop::Punt(PuntReason::UnknownIngress));

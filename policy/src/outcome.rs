@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::config::Hook;
 use crate::names::{Ifindex, Mac, Mark, PortId};
 use crate::neighbour::NeighbourSlot;
 
@@ -175,6 +176,28 @@ reasons! {
         Netdev = "netdev", "a chain on the interface itself or a flowtable could match";
         Xfrm = "xfrm", "an IPsec policy could match";
         Stale = "stale", "the mirror of the kernel's rules is older than its bound";
+    }
+}
+
+impl PuntReason {
+    /// A rule of this hook that is not mirrored.
+    pub fn opaque_at(hook: Hook) -> Self {
+        match hook {
+            Hook::Prerouting => PuntReason::OpaquePrerouting,
+            Hook::Forward => PuntReason::OpaqueForward,
+            Hook::Postrouting => PuntReason::OpaquePostrouting,
+        }
+    }
+}
+
+impl DropReason {
+    /// A rule of this hook.
+    pub fn at(hook: Hook) -> Self {
+        match hook {
+            Hook::Prerouting => DropReason::PreroutingDrop,
+            Hook::Forward => DropReason::ForwardDrop,
+            Hook::Postrouting => DropReason::PostroutingDrop,
+        }
     }
 }
 

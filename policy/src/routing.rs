@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use crate::compile::Policy;
 use crate::config::Hook;
-use crate::filter::{Facts, Uncounted};
 use crate::names::Ifindex;
+use crate::netfilter::{Facts, Uncounted};
 use crate::outcome::Stop;
 use crate::query::Query;
 use crate::rules::Answer;

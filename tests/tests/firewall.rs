@@ -15,7 +15,7 @@ struct Barrier {
     punted: Option<&'static str>,
 }
 
-const BARRIERS: [Barrier; 12] = [
+const BARRIERS: [Barrier; 15] = [
     Barrier {
         set: "iptables-nft -A FORWARD -p udp --dport 5000 -j DROP",
         unset: "iptables-nft -F FORWARD",
@@ -81,6 +81,24 @@ const BARRIERS: [Barrier; 12] = [
         unset: "nft delete table netdev own",
         named: "table netdev own chain f",
         punted: Some("netdev"),
+    },
+    Barrier {
+        set: "nft 'table ip filter { chain forward { type filter hook forward priority 0; policy drop; }; }'",
+        unset: "nft delete table ip filter",
+        named: "table ip filter chain forward policy drop",
+        punted: None,
+    },
+    Barrier {
+        set: "nft 'table ip filter { chain FORWARD { type filter hook forward priority 10; policy drop; }; }'",
+        unset: "nft delete table ip filter",
+        named: "table ip filter chain FORWARD policy drop",
+        punted: None,
+    },
+    Barrier {
+        set: "nft 'table ip own { chain f { type nat hook postrouting priority 100; policy drop; oifname none masquerade; }; }'",
+        unset: "nft delete table ip own",
+        named: "table ip own chain f policy drop",
+        punted: Some("nat"),
     },
     Barrier {
         set: "ip xfrm policy add dst 198.18.0.0/15 dir fwd action block",
@@ -149,6 +167,20 @@ fn privileged_a_barrier_that_was_there_first_holds_from_the_first_packet() {
         assert_eq!(shunt.terminate().code, 0);
         net.router.run(barrier.unset);
     }
+}
+
+/// A table that sleeps stops nobody, though `iptables-nft-save` prints it as if it were awake.
+#[test]
+fn privileged_a_table_of_iptables_that_is_asleep_stops_nothing() {
+    let net = TwoWays::new();
+    let shunt = net.router.start_shunt("");
+    net.router.run("iptables -t mangle -A FORWARD -p tcp -j ACCEPT; iptables -P FORWARD DROP");
+    assert!(stops(&net));
+    net.router.run("nft add table ip filter '{ flags dormant; }'");
+    assert!(resumes(&net), "{:#?}", shunt.check());
+    let kernel = net.router.kernel_forwarded();
+    assert!(passes(&net));
+    assert_eq!(net.router.kernel_forwarded(), kernel, "{:#}", shunt.status());
 }
 
 /// Only what a rule could touch goes to the kernel: the neighbouring port is still ours.

@@ -360,7 +360,9 @@ fn frames(router: [u8; 6]) -> Vec<(String, Vec<u8>)> {
                     builder().tcp(1000, 80, 1, 9).syn().ack(1).write(frame, &payload).expect(written);
                 });
                 add("fin", &|frame| builder().tcp(1000, 80, 1, 9).fin().write(frame, &payload).expect(written));
-                for protocol in [1u8, 17, 33, 47, 50, 58, 99, 132, 136] {
+                // ICMP of the other family is the kernel's.
+                let own_icmp = if family == "IPv4" { 1u8 } else { 58 };
+                for protocol in [own_icmp, 17, 33, 47, 50, 99, 132, 136] {
                     // As ICMP: echo request; as ports: 2048 and some, 99.
                     let mut body = vec![8, 0, 0, 99, 0, 99, 0, 99];
                     body.extend(&payload);

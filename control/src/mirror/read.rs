@@ -300,7 +300,7 @@ impl Mirror {
             [Part::IptablesLegacy, Part::Ipset].into_iter().for_each(|part| self.last_read.note(part));
         }
         match self.view.netfilter.translated.is_empty() {
-            // With nat rules nobody asks, and without any it needs some first.
+            // They do not come back without another rule.
             true => self.last_read.note(Part::Connections),
             false => self.follow_translations(),
         }
@@ -308,13 +308,9 @@ impl Mirror {
 
     /// `told` unless it was read without anything having told of a change.
     pub(super) fn take_netfilter(&mut self, mut netfilter: Netfilter, told: bool) {
-        // Connections stay translated when the rule that made them goes.
-        let had = !self.view.netfilter.translated.is_empty()
-            || Family::BOTH.iter().any(|family| self.view.netfilter.has_nat_rules(*family));
-        match still_translated(&netfilter, had) {
-            Ok(translated) => netfilter.translated = translated,
-            Err(_) => netfilter.translated.clone_from(&self.view.netfilter.translated),
-        }
+        // Connections stay translated when the rule that made them goes or becomes another.
+        self.old_translations |= !netfilter.translates_like(&self.view.netfilter);
+        netfilter.translated = self.still_translated();
         let began = self.netfilter.began();
         [Part::Nftables, Part::IptablesLegacy, Part::Ipset]
             .into_iter()
@@ -337,23 +333,24 @@ impl Mirror {
     }
 
     fn follow_translations(&mut self) {
-        if let Ok(translated) = still_translated(&self.view.netfilter, true) {
-            self.last_read.note(Part::Connections);
-            if replace(&mut self.view.netfilter.translated, translated) {
-                self.news.netfilter = true;
-                self.differed(Part::Connections);
-            }
+        self.last_read.note(Part::Connections);
+        let translated = self.still_translated();
+        if replace(&mut self.view.netfilter.translated, translated) {
+            self.news.netfilter = true;
+            self.differed(Part::Connections);
         }
     }
-}
 
-/// Families with translated connections but without nat rules; with rules the question does not arise. Asked only if `had` any.
-pub(super) fn still_translated(netfilter: &Netfilter, had: bool) -> Result<Vec<Family>, MirrorError> {
-    if !had || Family::BOTH.iter().all(|family| netfilter.has_nat_rules(*family)) {
-        return Ok(Vec::new());
+    /// Families with connections that other rules may translate than those of now. There are none any more once all have ended.
+    pub(super) fn still_translated(&mut self) -> Vec<Family> {
+        if !self.old_translations {
+            return Vec::new();
+        }
+        // If the kernel does not tell, there may be some.
+        let translated = raw::translated().unwrap_or(Family::BOTH.to_vec());
+        self.old_translations = !translated.is_empty();
+        translated
     }
-    let read = raw::translated().map_err(|source| MirrorError::Read { part: "connections", source })?;
-    Ok(read.into_iter().filter(|family| !netfilter.has_nat_rules(*family)).collect())
 }
 
 /// Puts in the new value and says whether it is another one.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::Origin;
-use crate::names::{Family, Ifindex, Prefix};
+use crate::names::{Family, Prefix};
 use crate::outcome::PuntReason;
 
 /// A chain on a hook, with the chains that it can jump to.
@@ -31,6 +31,17 @@ pub struct BaseChain {
     pub user: Vec<UserChain>,
 }
 
+impl BaseChain {
+    /// Its own rules, then those of its user chains.
+    pub fn all_rules(&self) -> impl Iterator<Item = &ChainRule> {
+        self.rules.iter().chain(self.user.iter().flat_map(|user| &user.rules))
+    }
+
+    pub fn all_rules_mut(&mut self) -> impl Iterator<Item = &mut ChainRule> {
+        self.rules.iter_mut().chain(self.user.iter_mut().flat_map(|user| &mut user.rules))
+    }
+}
+
 /// Where a chain stands in a forwarded packet's way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Hook {
@@ -43,14 +54,6 @@ pub enum Hook {
 
 impl Hook {
     pub const ALL: [Hook; 3] = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Hook::Prerouting => "prerouting",
-            Hook::Forward => "forward",
-            Hook::Postrouting => "postrouting",
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -305,10 +308,6 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    pub fn one(port: u16) -> Self {
-        PortRange { first: port, last: port }
-    }
-
     pub fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
     }
@@ -342,14 +341,12 @@ pub struct Guard {
 }
 
 impl Test {
+    /// `-i NAME`, with `+` at the end as a wildcard.
     pub fn iif(name: impl Into<String>) -> Self {
         Test::Field { field: Field::Iif, mask: u128::MAX, values: vec![Value::Name(InterfacePattern(name.into()))] }
     }
 
-    pub fn iif_number(ifindex: Ifindex) -> Self {
-        Test::of(Field::Iif, [Value::one(ifindex.0)])
-    }
-
+    /// `-o NAME`
     pub fn oif(name: impl Into<String>) -> Self {
         Test::Field { field: Field::Oif, mask: u128::MAX, values: vec![Value::Name(InterfacePattern(name.into()))] }
     }
@@ -371,6 +368,7 @@ impl Test {
         Test::Field { field, mask: mask.into(), values: vec![Value::one(value)] }
     }
 
+    /// The field is one of these.
     pub fn of(field: Field, values: impl IntoIterator<Item = Value>) -> Self {
         Test::Field { field, mask: u128::MAX, values: values.into_iter().collect() }
     }

@@ -12,7 +12,7 @@ use crate::outcome::{DropReason, PuntReason, Stop};
 use crate::query::{Query, Transport};
 
 /// See [`Verdict::Jump`]: deeper is punted.
-const DEEPEST: usize = crate::filter::DEEPEST_JUMP;
+const DEEPEST: usize = crate::netfilter::DEEPEST_JUMP;
 
 /// The packet on its way, as rules before have left it.
 #[derive(Clone)]
@@ -96,8 +96,8 @@ impl<'a> Walk<'a> {
         }
         if let [writer] = writers[..] {
             for (at, chain) in chains.iter().enumerate() {
-                let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));
-                let looks = rules.flat_map(|rule| rule.steps.iter().flat_map(looked_at)).collect::<Vec<_>>();
+                let looks =
+                    chain.all_rules().flat_map(|rule| rule.steps.iter().flat_map(looked_at)).collect::<Vec<_>>();
                 if at != writer && ends[writer].1.written.iter().any(|field| looks.contains(field)) {
                     return unknown;
                 }
@@ -406,17 +406,9 @@ fn looked_at(step: &config::Step) -> Vec<Field> {
 }
 
 fn dropped(hook: Hook) -> Stop {
-    Stop::Drop(match hook {
-        Hook::Prerouting => DropReason::PreroutingDrop,
-        Hook::Forward => DropReason::ForwardDrop,
-        Hook::Postrouting => DropReason::PostroutingDrop,
-    })
+    Stop::Drop(DropReason::at(hook))
 }
 
 fn unknown(hook: Hook) -> Stop {
-    Stop::Punt(match hook {
-        Hook::Prerouting => PuntReason::OpaquePrerouting,
-        Hook::Forward => PuntReason::OpaqueForward,
-        Hook::Postrouting => PuntReason::OpaquePostrouting,
-    })
+    Stop::Punt(PuntReason::opaque_at(hook))
 }

@@ -97,3 +97,58 @@ fn privileged_d27_errors_about_translated_packets_quote_the_senders_view() {
         assert_eq!(error[14 + 20 + 8 + 16..][..4], target, "the quoted destination");
     }
 }
+
+/// The rule sees the first packet of a connection only; the translation is of all of them, and of errors that quote one.
+#[test]
+fn privileged_d37_all_of_a_translated_connection_is_translated() {
+    let mut rows = Rows::new();
+    rows.set(&[
+        Command::shell("iptables -t nat -A POSTROUTING -o p1 -p tcp --syn -j MASQUERADE"),
+        Command::shell("iptables -t nat -A POSTROUTING -o p1 -p udp -j MASQUERADE"),
+    ]);
+    let segment = |flags: u8| Packet { tcp_flags: flags, ..four().body(Body::Tcp(4000, 80)) };
+    let answer = Packet { tcp_flags: 0x12, ..Packet::udp(1, TARGET, "198.51.100.65").body(Body::Tcp(80, 4000)) };
+    // What an inside host says of an answer that nobody there waits for: it quotes a packet from port 4000 to 9.
+    let error = four().body(Body::IcmpError(3, 3, four().source));
+    let by_masquerade = |rows: &mut Rows, packet: Packet| {
+        let out = rows.outcomes(&[packet]);
+        assert_eq!((out[0][0].0, &out[0][0].1[26..30]), (1, &[198, 51, 100, 65][..]), "masqueraded");
+    };
+    by_masquerade(&mut rows, segment(0x02));
+    assert_eq!(rows.outcomes(&[answer])[0][0].0, 0);
+    by_masquerade(&mut rows, segment(0x10));
+    by_masquerade(&mut rows, four().body(Body::Udp(9, 4000)));
+    by_masquerade(&mut rows, error);
+}
+
+/// nft hides what a match of iptables asks in a table that iptables does not understand any more.
+#[test]
+fn privileged_d39_a_hidden_question_for_the_connection_is_one() {
+    let mut rows = Rows::new();
+    rows.set(&[
+        Command::shell("iptables -P FORWARD DROP; iptables -A FORWARD -i p0 -j ACCEPT"),
+        Command::shell("iptables -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT"),
+        Command::shell("nft insert rule ip filter FORWARD fib saddr type broadcast drop"),
+    ]);
+    let request = four().body(Body::Udp(4000, 53));
+    let answer = Packet::udp(1, TARGET, super::SOURCE).body(Body::Udp(53, 4000));
+    rows.expect_by_anybody(&[(request, "p1")]);
+    rows.expect_by_anybody(&[(answer.clone(), "p0"), (answer.body(Body::Udp(54, 4000)), "-")]);
+}
+
+/// The state of an ICMP error is that of the connection that it quotes, whatever the rule says of ICMP alone.
+#[test]
+fn privileged_d39_errors_about_connections_are_related() {
+    let mut rows = Rows::new();
+    rows.set(&[
+        Command::shell("iptables -A FORWARD -p icmp -m conntrack --ctstate RELATED -j ACCEPT"),
+        Command::shell("iptables -A FORWARD -p icmp -j DROP"),
+    ]);
+    let request = four().body(Body::Udp(4000, 9));
+    // It quotes a packet from port 4000 of its receiver to port 9 of this address.
+    let error = |quoted: &str| {
+        Packet::udp(1, TARGET, super::SOURCE).body(Body::IcmpError(3, 3, quoted.parse().expect("an address")))
+    };
+    rows.expect_by_anybody(&[(request, "p1")]);
+    rows.expect_by_anybody(&[(error(TARGET), "p0"), (error("198.18.7.10"), "-")]);
+}

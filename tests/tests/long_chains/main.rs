@@ -42,7 +42,7 @@ fn held(rules: u32) -> (f64, u32) {
     let (average, matched) = (f64::from(sum) / f64::from(PACKETS), f64::from(matched) / f64::from(PACKETS));
     println!(
         "{} rules: {matched:.2} match a packet, {average:.2} are looked at, at most {most}",
-        policy.summary().filter_rules
+        policy.summary().netfilter_rules
     );
     (average, most)
 }

@@ -35,16 +35,20 @@ pub async fn counts() -> Result<KernelCounts, Fault> {
     ] {
         if !absent {
             let printed = run(tool, "iptables", &["-c"]).await?;
-            counts.extend(aside(tool, move || by_xt(&String::from_utf8_lossy(&printed), family, source)).await?);
+            let counted = aside(tool, move || by_xt(&String::from_utf8_lossy(&printed), family, source)).await?;
+            let cut = || Fault::Failed { tool, problem: "its output ends in the middle of a table".to_owned() };
+            counts.extend(counted.ok_or_else(cut)?);
         }
     }
     Ok(counts)
 }
 
-fn by_xt(printed: &str, family: Family, source: Source) -> KernelCounts {
+/// `None` if the output is not whole.
+fn by_xt(printed: &str, family: Family, source: Source) -> Option<KernelCounts> {
     let mut counts = KernelCounts::new();
     let mut twins = Twins::default();
-    for table in &xt::parse(printed, family).tables {
+    let saved = xt::parse(printed, family);
+    for table in &saved.tables {
         for chain in &table.chains {
             let place = format!("{source} {} {}", table.name, chain.name);
             for rule in &chain.rules {
@@ -54,7 +58,7 @@ fn by_xt(printed: &str, family: Family, source: Source) -> KernelCounts {
             }
         }
     }
-    counts
+    (!saved.cut).then_some(counts)
 }
 
 fn by_nft(printed: &str) -> Result<KernelCounts, Fault> {

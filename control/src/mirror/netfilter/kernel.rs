@@ -21,7 +21,7 @@ const DORMANT: u32 = 1;
 /// `struct nfgenmsg`: family, version, resource id.
 const ANY_FAMILY: [u8; 4] = [0; 4];
 
-/// A table with flags.
+/// A table, and its flags.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelTable {
     /// As nft calls it.
@@ -32,6 +32,10 @@ pub struct KernelTable {
 }
 
 /// The number of the present ruleset: another one after each transaction, and only then. `None` without nftables.
+///
+/// # Errors
+///
+/// The kernel's, and that it does not answer.
 pub fn generation() -> io::Result<Option<u32>> {
     let Some(mut dumper) = open(NETLINK_NETFILTER)? else { return Ok(None) };
     let mut number = None;
@@ -46,6 +50,11 @@ pub fn generation() -> io::Result<Option<u32>> {
     }
 }
 
+/// All tables of all families.
+///
+/// # Errors
+///
+/// As of [`generation`].
 pub fn tables() -> io::Result<Vec<KernelTable>> {
     let mut tables = Vec::new();
     let Some(mut dumper) = open(NETLINK_NETFILTER)? else { return Ok(tables) };

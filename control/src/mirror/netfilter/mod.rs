@@ -69,12 +69,18 @@ impl Netfilter {
         self.saved.iter().filter(|dialect| dialect.source == Source::IptablesLegacy)
     }
 
-    /// Whether a rule of a nat table could translate forwarded packets.
-    pub fn has_nat_rules(&self, family: Family) -> bool {
-        let of_family = self.saved.iter().filter(|dialect| dialect.family == family);
-        of_family.filter_map(|dialect| dialect.saved.table("nat")).any(|nat| {
-            ["PREROUTING", "POSTROUTING"].iter().filter_map(|name| nat.chain(name)).any(|chain| !chain.rules.is_empty())
-        })
+    /// Whether connections are translated by the same rules.
+    pub fn translates_like(&self, other: &Netfilter) -> bool {
+        let saved = |netfilter: &Netfilter| -> Vec<xt::Table> {
+            netfilter.saved.iter().filter_map(|dialect| dialect.saved.table("nat")).cloned().collect()
+        };
+        let native = |netfilter: &Netfilter| -> Vec<nft::Table> {
+            let translates = |table: &&nft::Table| {
+                table.chains.iter().any(|chain| chain.base.as_ref().is_some_and(|base| base.kind == "nat"))
+            };
+            netfilter.nft.tables.iter().filter(translates).cloned().collect()
+        };
+        saved(self) == saved(other) && native(self) == native(other) && self.ipsets == other.ipsets
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use super::ipset::{self, IpSets};
 use super::kernel;
 use super::nft::{self, Ruleset};
-use super::xt::{self, Saved};
+use super::xt;
 use super::{Dialect, Fault, LONGEST, Netfilter, PATIENCE};
 
 /// The tables that iptables knows (`xtables_builtin_tables`).
@@ -107,13 +107,16 @@ async fn nftables(interfaces: &BTreeMap<String, u32>) -> Result<(Arc<Ruleset>, V
         when(written_by_iptables("ip6"), saved_by("ip6tables-nft-save", Family::V6, Source::IptablesNft)),
     )?;
     let mut saved: Vec<Dialect> = v4.into_iter().chain(v6).collect();
-    saved.iter_mut().for_each(|dialect| dialect.saved.note_foreign(&ruleset.tables, dialect.family));
-    // What iptables-nft prints it has written or could have; the others are native, whatever their name.
+    for Dialect { family, saved, .. } in &mut saved {
+        saved.keep_own(&ruleset.tables, *family);
+        saved.note_foreign(&ruleset.tables, *family);
+    }
+    // The others are native, whatever their name.
     ruleset.tables.retain(|table| {
-        let printed = |dialect: &Dialect| {
-            family_word(dialect.family) == table.family.word() && printed(&dialect.saved, &table.name)
+        let own = |dialect: &Dialect| {
+            family_word(dialect.family) == table.family.word() && dialect.saved.table(&table.name).is_some()
         };
-        !saved.iter().any(printed)
+        !saved.iter().any(own)
     });
     ruleset.names = nft::Names::read(&ruleset, interfaces);
     Ok((Arc::new(ruleset), saved))
@@ -187,10 +190,6 @@ async fn saved_by(tool: &'static str, family: Family, source: Source) -> Result<
         return Err(Fault::Failed { tool, problem: "its output ends in the middle of a table".to_owned() });
     }
     Ok(Dialect { family, source, saved })
-}
-
-fn printed(saved: &Saved, table: &str) -> bool {
-    saved.table(table).is_some() && !saved.incompatible.iter().any(|name| name == table)
 }
 
 /// Does what may take a while where it keeps nobody waiting.

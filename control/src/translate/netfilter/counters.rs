@@ -53,14 +53,14 @@ impl Twins {
 }
 
 /// The rules of a base chain and of its user chains, each with its key. A user chain that two base chains reach has one set of keys.
-pub fn keyed(base: &mut BaseChain) -> impl Iterator<Item = (RuleKey, &mut ChainRule)> {
+pub fn keyed(base: &BaseChain) -> impl Iterator<Item = (RuleKey, &ChainRule)> {
     let BaseChain { family, name, rules, user, .. } = base;
     let table = name.rsplit_once(' ').map_or("", |(table, _)| table).to_owned();
     let mut twins = Twins::default();
-    let own = rules.iter_mut().map(|rule| (name.clone(), rule));
-    let of_users = user.iter_mut().flat_map(move |chain| {
+    let own = rules.iter().map(|rule| (name.clone(), rule));
+    let of_users = user.iter().flat_map(move |chain| {
         let name = format!("{table} {}", chain.name);
-        chain.rules.iter_mut().map(move |rule| (name.clone(), rule))
+        chain.rules.iter().map(move |rule| (name.clone(), rule))
     });
     own.chain(of_users).map(move |(chain, rule)| (twins.key(*family, &chain, &rule.origin.text), rule))
 }
@@ -68,9 +68,8 @@ pub fn keyed(base: &mut BaseChain) -> impl Iterator<Item = (RuleKey, &mut ChainR
 impl Counters {
     /// Gives each rule of a base chain its number.
     pub(super) fn assign(&mut self, base: &mut BaseChain) {
-        for (key, rule) in keyed(base) {
-            rule.counter = self.slot(key);
-        }
+        let slots: Vec<CounterSlot> = keyed(base).map(|(key, _)| self.slot(key)).collect();
+        base.all_rules_mut().zip(slots).for_each(|(rule, slot)| rule.counter = slot);
     }
 
     fn slot(&mut self, key: RuleKey) -> CounterSlot {

@@ -1,24 +1,41 @@
 //! Guards: what of netfilter is not evaluated, and which packets it could touch.
 
-use shunt_policy::PuntReason;
-use shunt_policy::config::{Action, BaseChain, Field, Guard, Hook, Match, Origin, Source, Step, Test, Verdict};
+use shunt_policy::config::{
+    Action, BaseChain, ChainPolicy, Field, Guard, Hook, Match, Origin, Source, Step, Test, Value, Verdict,
+};
+use shunt_policy::{Family, PuntReason};
 
 use super::nft::{Direction, Unevaluated};
-use super::{Item, Part, rules};
+use super::{Item, Part};
 use crate::mirror::netfilter::Netfilter;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 /// Masquerading touches what leaves by it, and the answers come back to an address of ours. Any other translation is seen in
 /// packets that look like all others, so the family is the kernel's.
 pub(super) fn nat(chain: &BaseChain, part: &mut Part) {
     let family = chain.family;
-    for rule in rules(chain) {
+    if chain.policy == ChainPolicy::Drop {
+        let origin = Origin::new(Source::Nftables, format!("{} policy drop", chain.name));
+        part.guard_all(family, PuntReason::Nat, &origin);
+        part.report.push(Item::punted(origin, PuntReason::Nat, "what it drops are the first packets of connections"));
+    }
+    for rule in chain.all_rules() {
         let masquerade = matches!(rule.steps.last(), Some(Step::Verdict(Verdict::Nat { masquerade: true })));
         if masquerade && chain.hook == Hook::Postrouting && chain.rules.contains(rule) {
             let why = "new connections that could match it are the kernel's, as are the answers to them";
-            let matches = known(&rule.steps, |_| true);
             let origin = rule.origin.clone();
             part.report.push(Item::punted(origin.clone(), PuntReason::Nat, why));
-            part.guards.push(Guard { family, hook: Hook::Forward, matches, reason: PuntReason::Nat, origin });
+            // The rule sees the first packet of a connection, the translation all of them, and errors that quote one, too.
+            let of_connection = known(&rule.steps, |test| stays_the_same(test) || names_egress(test));
+            let mut of_error = known(&rule.steps, names_egress);
+            let icmp = if family == Family::V4 { ICMP } else { ICMPV6 };
+            of_error.push(Match { not: false, test: Test::protocol(icmp) });
+            for matches in [of_connection, of_error] {
+                let (reason, origin) = (PuntReason::Nat, origin.clone());
+                part.guards.push(Guard { family, hook: Hook::Forward, matches, reason, origin });
+            }
         } else {
             part.guard_all(family, PuntReason::Nat, &rule.origin);
             let why =
@@ -28,12 +45,12 @@ pub(super) fn nat(chain: &BaseChain, part: &mut Part) {
     }
 }
 
-/// Connections whose rule is gone go on.
+/// Connections go on as they were translated, whatever has become of the rule.
 pub(super) fn still_translated(netfilter: &Netfilter, part: &mut Part) {
     for family in &netfilter.translated {
         let origin = Origin::new(Source::Nftables, format!("{family} connections that conntrack still translates"));
         part.guard_all(*family, PuntReason::Nat, &origin);
-        let why = "their rule is gone, they go on: conntrack -L lists them, conntrack -D ends them";
+        let why = "rules have changed since, they go on: conntrack -L lists them, conntrack -D ends them";
         part.report.push(Item::punted(origin, PuntReason::Nat, why));
     }
 }
@@ -41,12 +58,16 @@ pub(super) fn still_translated(netfilter: &Netfilter, part: &mut Part) {
 /// A rule that asks connection tracking gets its answer from packets that went before, of both directions. So the kernel must see
 /// all packets of the connections that could come to the rule: what tells them apart is what stays the same over a connection.
 pub(super) fn connections(chain: &BaseChain, part: &mut Part) {
-    for rule in rules(chain) {
+    for rule in chain.all_rules() {
         let asks = |step: &Step| {
             matches!(step, Step::Match(Match { test: Test::Connection(_), .. }) | Step::Do(Action::Connection(_)))
         };
         let Some(at) = rule.steps.iter().position(asks) else { continue };
-        let one_way = known(&rule.steps[..at], stays_the_same);
+        let mut one_way = known(&rule.steps[..at], stays_the_same);
+        // The state of an ICMP error is that of the connection which it quotes, and that may be any.
+        if !one_way.iter().any(excludes_icmp) {
+            one_way.clear();
+        }
         let other_way: Vec<Match> = one_way.iter().map(turned).collect();
         for matches in [one_way, other_way] {
             let guard = Guard {
@@ -78,6 +99,25 @@ fn known(steps: &[Step], of_use: fn(&Test) -> bool) -> Vec<Match> {
         _ => true,
     };
     matches.flatten().filter(decides).filter(|one| of_use(&one.test)).cloned().collect()
+}
+
+/// Holds for no ICMP packet, whichever it is.
+fn excludes_icmp(one: &Match) -> bool {
+    let icmp = |values: &[Value]| {
+        [ICMP, ICMPV6].into_iter().any(|icmp| {
+            let within = |value: &Value| matches!(value, Value::Range { first, last } if (*first..=*last).contains(&icmp.into()));
+            values.iter().any(within)
+        })
+    };
+    match &one.test {
+        Test::Field { field: Field::Protocol, mask: u128::MAX, values } => !one.not && !icmp(values),
+        Test::Field { field: Field::SourcePort | Field::DestinationPort, .. } | Test::EitherPort(_) => true,
+        _ => false,
+    }
+}
+
+fn names_egress(test: &Test) -> bool {
+    matches!(test, Test::Field { field: Field::Oif | Field::OifGroup, .. } | Test::Never)
 }
 
 /// What a test looks at is the same in all packets of a connection, but for the direction.

@@ -65,7 +65,14 @@ struct Range {
 impl<'a> Sets<'a> {
     pub(super) fn new(netfilter: &'a Netfilter) -> Self {
         let rules = netfilter.saved.iter().flat_map(|dialect| dialect.saved.rules());
-        let changing = rules.filter_map(|rule| rule.changes_set()).collect();
+        let mut changing: HashSet<&str> = rules.flat_map(|rule| rule.changes_sets()).collect();
+        // What is done to a list of sets is done to one of them (list_set_kadd).
+        for list in netfilter.ipsets.sets.iter().filter(|set| changing.contains(&*set.name)).collect::<Vec<_>>() {
+            changing.extend(list.members.iter().filter_map(|member| match &member.key {
+                Key::Set(name) => Some(&**name),
+                _ => None,
+            }));
+        }
         let hidden = |statement: &Statement| matches!(statement, Statement::Other { effect: Effect::Xt, text } if text.contains("\"SET\""));
         let chains = netfilter.nft.tables.iter().flat_map(|table| &table.chains);
         let any_changing = chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.statements).any(hidden);

@@ -6,11 +6,11 @@ mod ipset;
 mod nft;
 mod xt;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use shunt_policy::PuntReason;
 use shunt_policy::config::{
-    Action, BaseChain, ChainPolicy, ChainRule, Hook, Match, Origin, Set, Source, Step, Test, UserChain, Verdict,
+    Action, BaseChain, ChainPolicy, ChainRule, Hook, Match, Origin, Set, Source, Step, Test, Verdict,
 };
 
 use super::{Item, Part, Standing};
@@ -19,6 +19,7 @@ pub use counters::{Counters, RuleKey, Twins, keyed};
 
 /// A base chain of one of the dialects.
 pub(super) struct Lowered {
+    /// With the user chains that it leads to, and no others.
     pub(super) chain: BaseChain,
     /// Of type nat: consulted for the first packet of a connection, and then for none.
     pub(super) nat: bool,
@@ -74,7 +75,7 @@ fn report(chain: &BaseChain, reported: &mut HashSet<(Origin, Standing)>, part: &
     if chain.policy == ChainPolicy::Drop {
         part.report.push(Item::exact(Origin::new(source(chain), format!("{} policy drop", chain.name))));
     }
-    for rule in rules(chain) {
+    for rule in chain.all_rules() {
         let item = match left_to_kernel(rule, chain.hook) {
             None => Item::exact(rule.origin.clone()),
             Some((reason, what)) => {
@@ -88,30 +89,8 @@ fn report(chain: &BaseChain, reported: &mut HashSet<(Origin, Standing)>, part: &
     }
 }
 
-/// The rules that packets of the base chain can come to.
-fn rules(chain: &BaseChain) -> impl Iterator<Item = &ChainRule> {
-    let reached = reachable(&chain.rules, &chain.user);
-    let user = chain.user.iter().filter(move |user| reached.contains(user.name.as_str()));
-    chain.rules.iter().chain(user.flat_map(|user| &user.rules))
-}
-
 fn source(chain: &BaseChain) -> Source {
     chain.rules.first().map_or(Source::Nftables, |rule| rule.origin.source)
-}
-
-/// Names of the user chains to which rules lead.
-fn reachable<'a>(rules: &'a [ChainRule], user: &'a [UserChain]) -> HashSet<&'a str> {
-    let by_name: HashMap<&str, &UserChain> = user.iter().map(|chain| (chain.name.as_str(), chain)).collect();
-    let mut found = HashSet::new();
-    let mut open: Vec<&ChainRule> = rules.iter().collect();
-    while let Some(rule) = open.pop() {
-        for name in rule.steps.iter().flat_map(targets) {
-            if found.insert(name.as_str()) {
-                open.extend(by_name.get(name.as_str()).into_iter().flat_map(|chain| &chain.rules));
-            }
-        }
-    }
-    found
 }
 
 /// The chains to which a step leads.
@@ -129,11 +108,7 @@ fn targets(step: &Step) -> Vec<&String> {
 
 /// Why packets may be punted that come to this rule, and by what.
 fn left_to_kernel(rule: &ChainRule, hook: Hook) -> Option<(PuntReason, String)> {
-    let opaque = match hook {
-        Hook::Prerouting => PuntReason::OpaquePrerouting,
-        Hook::Forward => PuntReason::OpaqueForward,
-        Hook::Postrouting => PuntReason::OpaquePostrouting,
-    };
+    let opaque = PuntReason::opaque_at(hook);
     rule.steps.iter().find_map(|step| match step {
         Step::Match(Match { test: Test::Opaque(what), .. }) | Step::Do(Action::Opaque(what)) => {
             Some((opaque, what.clone()))

@@ -90,16 +90,18 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// A line that could be a rule of any chain.
+    /// A line that could be a rule of any chain, and ask anything.
     fn unread(&self, line: &str) -> ChainRule {
-        let steps = vec![Step::Do(Action::Opaque(line.to_owned()))];
+        let steps = vec![Step::Do(Action::Connection(line.to_owned()))];
         ChainRule { steps, counter: CounterSlot::default(), origin: Origin::new(self.source, line) }
     }
 
     fn rule(&mut self, chain: &Chain, rule: &Rule) -> ChainRule {
         let mut steps = Vec::with_capacity(rule.matches.len() + 2);
         if rule.foreign {
-            steps.push(is(config::Test::Opaque("nft has added it, and iptables may not print all of it".to_owned())));
+            // It may ask connection tracking, or lead to a chain that does.
+            let what = "nft has added it, and iptables may not print all of it";
+            steps.push(is(config::Test::Connection(what.to_owned())));
         }
         for one in &rule.matches {
             match one {

@@ -1,18 +1,27 @@
-//! Rules that `nft` has added to tables of iptables-nft. `iptables-nft-save` prints of them what it knows, and leaves out the rest
-//! without a word: of `tcp sequence 5 drop` it makes `-p tcp -j DROP`.
+//! Tables and rules of `nft` among those of iptables-nft. `iptables-nft-save` prints of them what it knows, and leaves out the rest
+//! without a word: of `tcp sequence 5 drop` it makes `-p tcp -j DROP`, of a chain at another priority nothing.
 
 use shunt_policy::Family;
+use shunt_policy::config::ChainPolicy;
 
-use super::super::nft::{self, Effect, Expression, Operator, Relation, Statement, TableFamily, Verdict};
-use super::Saved;
+use super::super::nft::{self, Effect, Expression, Hook, Operator, Relation, Statement, TableFamily, Verdict};
+use super::{Chain, Saved, Table};
 
 impl Saved {
+    /// Leaves only the tables that iptables can have made: every chain that nft lists is printed, and hangs where iptables would hang
+    /// it. What nft does not list is asleep.
+    pub fn keep_own(&mut self, listed: &[nft::Table], family: Family) {
+        let family = table_family(family);
+        let Saved { tables, incompatible, .. } = self;
+        tables.retain(|table| {
+            let listed = listed.iter().find(|listed| listed.family == family && listed.name == table.name);
+            !incompatible.contains(&table.name) && listed.is_some_and(|listed| is_whole(table, listed))
+        });
+    }
+
     /// Holds each rule against what nft says of it, and notes those that iptables cannot have written.
     pub fn note_foreign(&mut self, listed: &[nft::Table], family: Family) {
-        let family = match family {
-            Family::V4 => TableFamily::Ip,
-            Family::V6 => TableFamily::Ip6,
-        };
+        let family = table_family(family);
         for table in &mut self.tables {
             let listed = listed.iter().find(|listed| listed.family == family && listed.name == table.name);
             for chain in &mut table.chains {
@@ -29,6 +38,54 @@ impl Saved {
             }
         }
     }
+}
+
+fn table_family(family: Family) -> TableFamily {
+    match family {
+        Family::V4 => TableFamily::Ip,
+        Family::V6 => TableFamily::Ip6,
+    }
+}
+
+fn is_whole(table: &Table, listed: &nft::Table) -> bool {
+    let printed = |chain: &nft::Chain| {
+        let Some(saved) = table.chain(&chain.name) else { return false };
+        match &chain.base {
+            None => saved.policy.is_none(),
+            Some(base) => {
+                let drops = if base.drops { ChainPolicy::Drop } else { ChainPolicy::Accept };
+                saved.policy == Some(drops)
+                    && place(&table.name, &chain.name) == Some((base.kind.as_str(), &base.hook, base.priority))
+            }
+        }
+    };
+    // A chain of iptables' own that is not there prints as one that accepts.
+    let there = |chain: &Chain| {
+        listed.chain(&chain.name).is_some() || chain.policy == Some(ChainPolicy::Accept) && chain.rules.is_empty()
+    };
+    listed.chains.iter().all(printed) && table.chains.iter().all(there) && listed.unknown.is_empty()
+}
+
+/// Type, hook and priority of a chain of iptables' own (`xtables_ipv4` of nft.c).
+fn place(table: &str, chain: &str) -> Option<(&'static str, &'static Hook, i32)> {
+    let hook = match chain {
+        "PREROUTING" => &Hook::Prerouting,
+        "INPUT" => &Hook::Input,
+        "FORWARD" => &Hook::Forward,
+        "OUTPUT" => &Hook::Output,
+        "POSTROUTING" => &Hook::Postrouting,
+        _ => return None,
+    };
+    Some(match (table, chain) {
+        ("raw", _) => ("filter", hook, -300),
+        ("mangle", "OUTPUT") => ("route", hook, -150),
+        ("mangle", _) => ("filter", hook, -150),
+        ("nat", "PREROUTING" | "OUTPUT") => ("nat", hook, -100),
+        ("nat", _) => ("nat", hook, 100),
+        ("filter", _) => ("filter", hook, 0),
+        ("security", _) => ("filter", hook, 50),
+        _ => return None,
+    })
 }
 
 /// Whether all of it is what iptables-nft writes, once: of two tests of one field it prints the last, except of the mark.

@@ -107,16 +107,19 @@ impl Rule {
         })
     }
 
-    /// Name of the ipset that it changes (`-j SET --add-set NAME src`).
-    pub fn changes_set(&self) -> Option<&str> {
+    /// Names of the ipsets that it changes (`-j SET --add-set NAME src`), among other words.
+    pub fn changes_sets(&self) -> impl Iterator<Item = &str> {
+        self.set_options().into_iter().flat_map(|options| options.split(' '))
+    }
+
+    fn set_options(&self) -> Option<&str> {
         let text = match (&self.target, self.matches.last()) {
             (Some(Target::Set(text)), _) => text,
             // A line that we could not split into words.
             (None, Some(Match::Opaque(text))) => text,
             _ => return None,
         };
-        let (_, options) = text.split_once("-j SET ")?;
-        options.split(' ').nth(1)
+        text.split_once("-j SET ").map(|(_, options)| options)
     }
 }
 

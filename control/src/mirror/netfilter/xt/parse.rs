@@ -16,8 +16,9 @@ pub fn parse(text: &str, family: Family) -> Saved {
     for line in lines(text).map(|line| line.trim_end_matches([' ', '\r'])) {
         if let Some(comment) = line.strip_prefix('#') {
             // # Table `filter' is incompatible, use 'nft' tool.
+            // # Table `filter' contains incompatible base-chains, use 'nft' tool to list them.
             if let Some((_, rest)) = comment.split_once("Table `")
-                && let Some((name, _)) = rest.split_once("' is incompatible")
+                && let Some((name, _)) = rest.split_once("' ")
             {
                 saved.incompatible.push(name.to_owned());
             }

@@ -55,10 +55,11 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Statement::Other { effect, .. } => self.steps.push(match effect {
                 Effect::Test => one(Test::Opaque(text())),
                 Effect::ConnectionTest => one(Test::Connection(text())),
-                Effect::Connection => Step::Do(Action::Connection(text())),
+                // What an xt match or target is, nft does not print in full.
+                Effect::Connection | Effect::Xt => Step::Do(Action::Connection(text())),
                 // It shows what the kernel has counted.
                 Effect::NamedCounter => Step::Do(Action::Nothing),
-                Effect::Action | Effect::Update(_) | Effect::Xt | Effect::Unknown => Step::Do(Action::Opaque(text())),
+                Effect::Action | Effect::Update(_) | Effect::Unknown => Step::Do(Action::Opaque(text())),
                 Effect::Verdict => Step::Verdict(Verdict::Opaque(text())),
             }),
         }

@@ -169,6 +169,9 @@ impl Lowering<'_, '_> {
     /// The key of a set or map, where all parts of it can be known. `positive`: only what is found in it counts.
     pub(super) fn key(&mut self, parts: &[Expression], set: &Expression, positive: bool) -> Result<Key, Otherwise> {
         let mut key = Key { needs: Vec::new(), parts: Vec::new(), fields: Vec::new() };
+        if parts.iter().any(|part| self.look(part).0 == Looked::Connection) {
+            return Err(Otherwise::Connection);
+        }
         let ports_by_key = positive && self.protocol_in_key_has_ports(parts, set);
         for part in parts {
             let has_ports = self.has_ports;

@@ -65,7 +65,7 @@ fn a_base_chain_brings_the_user_chains_that_it_leads_to() {
 fn a_line_of_which_the_chain_is_not_known_could_be_of_any() {
     let text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j ACCEPT\nError: unknown payload offset\nCOMMIT\n";
     let [Lowered { chain, .. }] = &lowered(text, Family::V4)[..] else { panic!() };
-    assert_eq!(chain.rules[0].steps, [Step::Do(Action::Opaque("Error: unknown payload offset".to_owned()))]);
+    assert_eq!(chain.rules[0].steps, [Step::Do(Action::Connection("Error: unknown payload offset".to_owned()))]);
     assert_eq!(chain.rules.len(), 2);
 }
 

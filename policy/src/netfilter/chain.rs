@@ -1,17 +1,13 @@
 //! Base chains and the way through them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::facts::{Facts, FieldSet, TCP, span};
-use super::set::{CompiledSet, Found, joined, ranges};
-use super::test::{CompiledMatch, CompiledTest, Holds, Ranges};
+use super::facts::{Facts, FieldSet, TCP};
+use super::matching::{CompiledMatch, Holds};
+use super::set::{CompiledSet, Found};
 use super::turns::RuleIndex;
-use super::{DEEPEST_JUMP, Shared, Surroundings, Tally, drop_at, opaque_at};
-use crate::config::{
-    Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Link, Match, Mss, MssLimit, Set, Step, Test,
-    TtlChange, Verdict,
-};
+use super::{DEEPEST_JUMP, Surroundings, Tally, drop_at, opaque_at};
+use crate::config::{ChainPolicy, ChainRule, CounterSlot, Field, Mss, MssLimit, TtlChange};
 use crate::names::{Family, Mark};
 use crate::outcome::{PuntReason, Stop};
 
@@ -19,7 +15,7 @@ use crate::outcome::{PuntReason, Stop};
 #[derive(Debug)]
 pub(super) struct CompiledBase {
     /// The base chain itself, then its user chains.
-    chains: Vec<CompiledChain>,
+    pub(super) chains: Vec<CompiledChain>,
     pub(super) policy: ChainPolicy,
     /// All that its rules look at or change.
     pub(super) reads: FieldSet,
@@ -61,8 +57,8 @@ const _: () = assert!(size_of::<CompiledStep>() == 16);
 /// A map, and what is looked up in it.
 #[derive(Debug)]
 pub(super) struct Keyed<T> {
-    key: Vec<Field>,
-    map: Arc<CompiledSet<T>>,
+    pub(super) key: Vec<Field>,
+    pub(super) map: Arc<CompiledSet<T>>,
 }
 
 /// A [`Verdict`] with its chains resolved to numbers.
@@ -173,7 +169,7 @@ impl CompiledBase {
 }
 
 impl CompiledChain {
-    fn compile(
+    pub(super) fn compile(
         rules: &[ChainRule],
         family: Family,
         mut steps_of: impl FnMut(&ChainRule, &mut Vec<CompiledStep>),
@@ -291,149 +287,4 @@ impl TtlChange {
             TtlChange::Lower(by) => ttl.saturating_sub(by),
         }
     }
-}
-
-/// Compiles chains; sets that rules share are compiled once.
-pub(crate) struct Compiler<'a> {
-    family: Family,
-    pub(super) links: &'a [Link],
-    pub(super) sets: Shared<CompiledSet<()>>,
-    pub(super) marks: Shared<CompiledSet<u32>>,
-    /// Chains' numbers differ from base chain to base chain, so these live as long as one.
-    pub(super) verdicts: Shared<CompiledSet<CompiledVerdict>>,
-}
-
-impl<'a> Compiler<'a> {
-    pub(crate) fn new(family: Family, links: &'a [Link]) -> Self {
-        Compiler { family, links, sets: HashMap::new(), marks: HashMap::new(), verdicts: HashMap::new() }
-    }
-
-    pub(super) fn base(&mut self, chain: &BaseChain) -> CompiledBase {
-        self.verdicts.clear();
-        let numbers: HashMap<&str, u32> = (1..).zip(&chain.user).map(|(at, user)| (user.name.as_str(), at)).collect();
-        let mut reads = FieldSet::default();
-        let all = std::iter::once(&chain.rules).chain(chain.user.iter().map(|user| &user.rules));
-        let chains = all.map(|rules| {
-            CompiledChain::compile(rules, chain.family, |rule, steps| self.steps(rule, &numbers, &mut reads, steps))
-        });
-        CompiledBase { chains: chains.collect(), policy: chain.policy, reads }
-    }
-
-    fn steps(
-        &mut self,
-        rule: &ChainRule,
-        numbers: &HashMap<&str, u32>,
-        reads: &mut FieldSet,
-        steps: &mut Vec<CompiledStep>,
-    ) {
-        steps.extend(rule.steps.iter().filter_map(|step| {
-            reads_of(step).for_each(|field| reads.add(field));
-            Some(match step {
-                Step::Match(one) => CompiledStep::Match(self.one_match(one)),
-                Step::Count => CompiledStep::Count(rule.counter),
-                Step::Do(Action::Nothing) => return None,
-                Step::Do(Action::Mark { clear, flip }) => CompiledStep::Mark { clear: *clear, flip: *flip },
-                Step::Do(Action::MarkOf { key, map }) => {
-                    let links = self.links;
-                    let map = shared(&mut self.marks, map, |map| CompiledSet::compile(map, links));
-                    CompiledStep::MarkOf(Box::new(Keyed { key: key.clone(), map }))
-                }
-                Step::Do(Action::Tos { clear, flip }) => CompiledStep::Tos { clear: *clear, flip: *flip },
-                Step::Do(Action::Ttl(change)) => CompiledStep::Ttl(*change),
-                Step::Do(Action::Mss(mss)) => CompiledStep::Mss(*mss),
-                Step::Do(Action::Connection(_) | Action::Opaque(_)) => CompiledStep::Opaque,
-                Step::Verdict(verdict) => CompiledStep::Verdict(CompiledVerdict::of(verdict, numbers)),
-                Step::VerdictOf { key, map } => {
-                    let links = self.links;
-                    let map = shared(&mut self.verdicts, map, |map| {
-                        let elements = map.elements.iter().map(|element| crate::config::Element {
-                            key: element.key.clone(),
-                            data: CompiledVerdict::of(&element.data, numbers),
-                            uncertain: element.uncertain,
-                        });
-                        let (name, opaque) = (map.name.clone(), map.opaque.clone());
-                        CompiledSet::compile(&Set { name, elements: elements.collect(), opaque }, links)
-                    });
-                    CompiledStep::VerdictOf(Box::new(Keyed { key: key.clone(), map }))
-                }
-            })
-        }));
-    }
-
-    pub(super) fn one_match(&mut self, one: &Match) -> CompiledMatch {
-        let test = self.test(&one.test);
-        if let CompiledTest::Ranges(Ranges { field, mask, ranges }) = &test
-            && let Ok(span) = u32::try_from(span(*field, self.family))
-            && let [(first, last)] = ranges[..]
-            && let Ok(first) = u32::try_from(first)
-        {
-            let last = u32::try_from(last).unwrap_or(u32::MAX);
-            return CompiledMatch::Range { not: one.not, field: *field, mask: *mask as u32 & span, first, last };
-        }
-        CompiledMatch::Other(Box::new((one.not, test)))
-    }
-
-    fn test(&mut self, test: &Test) -> CompiledTest {
-        match test {
-            Test::Field { field, mask, values } => {
-                let ranges = joined(values.iter().flat_map(|value| ranges(value, self.links)).collect());
-                CompiledTest::Ranges(Ranges { field: *field, mask: *mask, ranges })
-            }
-            Test::EitherPort(ranges) => CompiledTest::EitherPort(ranges.as_slice().into()),
-            Test::In { key, set } => {
-                let links = self.links;
-                let set = shared(&mut self.sets, set, |set| CompiledSet::compile(set, links));
-                CompiledTest::In { key: key.as_slice().into(), set }
-            }
-            Test::AddressType { of, types } => CompiledTest::AddressType { of: *of, types: *types },
-            Test::Never => CompiledTest::Never,
-            Test::Connection(_) | Test::Opaque(_) => CompiledTest::Opaque,
-        }
-    }
-}
-
-impl CompiledVerdict {
-    fn of(verdict: &Verdict, numbers: &HashMap<&str, u32>) -> Self {
-        let chain = |name: &str, verdict: fn(u32) -> Self| {
-            numbers.get(name).map_or(CompiledVerdict::Opaque, |number| verdict(*number))
-        };
-        match verdict {
-            Verdict::Accept => CompiledVerdict::Accept,
-            Verdict::Drop => CompiledVerdict::Drop,
-            Verdict::Return => CompiledVerdict::Return,
-            Verdict::Continue => CompiledVerdict::Continue,
-            Verdict::Jump(name) => chain(name, CompiledVerdict::Jump),
-            Verdict::Goto(name) => chain(name, CompiledVerdict::Goto),
-            Verdict::Reject => CompiledVerdict::Punt(PuntReason::Reject),
-            Verdict::Nat { .. } => CompiledVerdict::Punt(PuntReason::Nat),
-            Verdict::Opaque(_) => CompiledVerdict::Opaque,
-        }
-    }
-}
-
-/// The fields that a step looks at or changes.
-fn reads_of(step: &Step) -> impl Iterator<Item = Field> {
-    let (one, key): (Option<Field>, &[Field]) = match step {
-        Step::Match(one) => match &one.test {
-            Test::Field { field, .. } => (Some(*field), &[]),
-            Test::EitherPort(_) => (None, &[Field::SourcePort, Field::DestinationPort]),
-            Test::In { key, .. } => (None, key),
-            Test::AddressType { .. } | Test::Never | Test::Connection(_) | Test::Opaque(_) => (None, &[]),
-        },
-        Step::VerdictOf { key, .. } => (None, key),
-        Step::Do(Action::MarkOf { key, .. }) => (Some(Field::Mark), key),
-        Step::Do(Action::Mark { .. }) => (Some(Field::Mark), &[]),
-        Step::Do(Action::Tos { .. }) => (Some(Field::Tos), &[]),
-        Step::Do(Action::Ttl(_)) => (Some(Field::Ttl), &[]),
-        Step::Do(Action::Mss(_)) => (Some(Field::TcpMss), &[]),
-        Step::Do(Action::Nothing | Action::Connection(_) | Action::Opaque(_)) | Step::Count | Step::Verdict(_) => {
-            (None, &[])
-        }
-    };
-    one.into_iter().chain(key.iter().copied())
-}
-
-/// What was made of the same thing before, or what is made of it now.
-fn shared<S, T>(known: &mut Shared<T>, source: &Arc<S>, make: impl FnOnce(&S) -> T) -> Arc<T> {
-    known.entry(Arc::as_ptr(source).cast()).or_insert_with(|| Arc::new(make(source))).clone()
 }

@@ -2,7 +2,7 @@
 
 use super::chain::{CompiledChain, CompiledStep};
 use super::facts::{Changeable, Facts, span};
-use super::test::{CompiledMatch, CompiledTest, Ranges};
+use super::matching::{CompiledMatch, CompiledTest, Ranges};
 use crate::config::Field;
 use crate::index::{self, Candidates, Demand, Index, Thing, TooMany};
 use crate::names::Family;

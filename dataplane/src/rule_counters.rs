@@ -80,7 +80,7 @@ impl RuleCounters {
 }
 
 /// The rules that one packet has hit so far.
-pub struct Hits {
+pub(crate) struct Hits {
     slots: [CounterSlot; HITS],
     length: usize,
     /// There were more.

@@ -17,10 +17,11 @@
 //! - Compiling is `n log n`, memory is linear: a rule stands in at most 16 lists, mostly in one.
 
 mod chain;
+mod compiler;
 mod facts;
 mod guard;
+mod matching;
 mod set;
-mod test;
 mod turns;
 
 use std::collections::HashMap;
@@ -30,8 +31,8 @@ use crate::compile::Policy;
 use crate::config::{BaseChain, ChainPolicy, CounterSlot, Hook, Link};
 use crate::names::Family;
 use crate::outcome::{DropReason, PuntReason, Stop};
-pub(crate) use chain::Compiler;
 use chain::{CompiledBase, Flow};
+pub(crate) use compiler::Compiler;
 pub(crate) use facts::{Facts, FieldSet};
 pub(crate) use guard::CompiledGuard;
 
@@ -79,8 +80,8 @@ impl Chains {
         let mut compiler = Compiler::new(family, links);
         let mut compiled = Chains::default();
         for chain in chains.iter().filter(|chain| chain.family == family) {
-            let rules = chain.rules.iter().chain(chain.user.iter().flat_map(|user| &user.rules));
-            compiled.slots = rules.fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
+            compiled.slots =
+                chain.all_rules().fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
             let groups = &mut compiled.hooks[chain.hook as usize];
             let base = compiler.base(chain);
             match groups.last_mut() {
@@ -170,20 +171,12 @@ impl CompiledBase {
     }
 }
 
-pub(crate) fn drop_at(hook: Hook) -> Stop {
-    Stop::Drop(match hook {
-        Hook::Prerouting => DropReason::PreroutingDrop,
-        Hook::Forward => DropReason::ForwardDrop,
-        Hook::Postrouting => DropReason::PostroutingDrop,
-    })
+fn drop_at(hook: Hook) -> Stop {
+    Stop::Drop(DropReason::at(hook))
 }
 
-pub(crate) fn opaque_at(hook: Hook) -> Stop {
-    Stop::Punt(match hook {
-        Hook::Prerouting => PuntReason::OpaquePrerouting,
-        Hook::Forward => PuntReason::OpaqueForward,
-        Hook::Postrouting => PuntReason::OpaquePostrouting,
-    })
+fn opaque_at(hook: Hook) -> Stop {
+    Stop::Punt(PuntReason::opaque_at(hook))
 }
 
 /// What is compiled once for all that share it: by the address of what it is made of.

@@ -1,9 +1,9 @@
 //! What we do not evaluate, and how to tell which packets it could touch.
 
 use super::Surroundings;
-use super::chain::Compiler;
+use super::compiler::Compiler;
 use super::facts::Facts;
-use super::test::{CompiledMatch, Holds};
+use super::matching::{CompiledMatch, Holds};
 use crate::config::Guard;
 use crate::outcome::{PuntReason, Stop};
 
