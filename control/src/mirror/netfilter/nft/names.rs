@@ -19,7 +19,7 @@ impl Names {
         let used = named_by_number(ruleset);
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let iproute2 = |name: &str| {
-            // Both places since iproute2 6.5; the first one counts.
+            // Both places since iproute2 6.5; what the operator wrote counts.
             let mut words = number_first(&file(&format!("/usr/share/iproute2/{name}")));
             words.extend(number_first(&file(&format!("/etc/iproute2/{name}"))));
             words
@@ -37,7 +37,7 @@ impl Names {
         self.interfaces.iter().all(|(name, number)| interfaces.get(name) == Some(number))
     }
 
-    /// nft prints the number of an interface that is gone.
+    /// The number of an interface that a rule names by it. nft prints the number itself of one that is gone.
     pub fn interface(&self, word: &str) -> Option<u64> {
         let named = self.interfaces.get(word).copied().map(u64::from);
         match word.parse().ok() {
@@ -48,14 +48,17 @@ impl Names {
         }
     }
 
+    /// The number of a group of interfaces (`/etc/iproute2/group`).
     pub fn group(&self, word: &str) -> Option<u64> {
         self.groups.get(word).copied()
     }
 
+    /// The number of a mark (`/etc/iproute2/rt_marks`).
     pub fn mark(&self, word: &str) -> Option<u64> {
         self.marks.get(word).copied()
     }
 
+    /// The number of an IP protocol.
     pub fn protocol(&self, word: &str) -> Option<u64> {
         self.protocols.get(word).copied().or_else(|| symbols::PROTOCOLS.number(word))
     }
