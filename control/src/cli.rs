@@ -23,6 +23,8 @@ pub enum Command {
     Run(RunArgs),
     /// What the running daemon does: ports, workers, policy, counters
     Status(AskArgs),
+    /// The numbers of `status` in the text format of Prometheus
+    Metrics(MetricsArgs),
     /// What of the kernel's configuration is mirrored exactly, what is punted, what is not supported
     Check(AskArgs),
     /// Follow one packet through the rules
@@ -82,6 +84,13 @@ pub struct AskArgs {
     /// Machine-readable output
     #[arg(long)]
     pub json: bool,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct MetricsArgs {
     /// Control socket of the daemon
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,

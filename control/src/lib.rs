@@ -5,6 +5,7 @@ pub mod cli;
 pub mod explain;
 pub mod holdings;
 pub mod keepalive;
+pub mod metrics;
 pub mod mirror;
 pub mod ports;
 pub mod rules;

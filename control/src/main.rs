@@ -9,7 +9,7 @@ use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs, MirrorArgs, VerifyA
 use shunt_control::settings::Settings;
 use shunt_control::socket::{Answer, Question, SocketError, ask};
 use shunt_control::verify::watch;
-use shunt_control::{explain, ports, rules, status, supervisor};
+use shunt_control::{explain, metrics, ports, rules, status, supervisor};
 
 /// The operator's mistake, or the machine's refusal: nothing was changed.
 const REFUSED: u8 = 2;
@@ -20,6 +20,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => Settings::from_args(&args).map_err(anyhow::Error::from).and_then(run),
         Command::Status(args) => show(&args, &Question::Status, status::text),
+        Command::Metrics(args) => {
+            asked(&args.socket, &Question::Status).and_then(|status| say(&metrics::text(&status)))
+        }
         Command::Check(args) => check(&args),
         Command::Explain(args) => explained(&args),
         Command::Verify(args) => match verified(&args) {

@@ -59,11 +59,15 @@ fn story(breaks: &str, mends: &str, words: &[&str]) {
     let fault = eventually(Duration::from_secs(6), || status()["mirror"]["fault"].as_str().map(str::to_owned));
     let fault = fault.expect("the fault is shown");
     assert!(words.iter().all(|word| fault.contains(word)), "{fault}");
+    let metrics = || net.router.shunt(&format!("metrics --socket {socket}")).stdout;
+    let says = |line: &str| metrics().lines().any(|own| own == line);
+    assert!(says("shunt_mirror_fault 1"), "{}", metrics());
     let handed_over = eventually(Duration::from_secs(8), || by_kernel().filter(|kernel| *kernel));
     assert!(handed_over.is_some(), "{:#}", status());
     let took = start.elapsed();
     assert!(Duration::from_secs(4) < took && took < Duration::from_secs(9), "{took:?}");
     assert_eq!(status()["mirror"]["stale"], true);
+    assert!(says("shunt_mirror_stale 1"), "{}", metrics());
 
     net.router.run(mends);
     // One that hangs is waited for.
