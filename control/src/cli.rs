@@ -184,9 +184,7 @@ fn tcp_flags(text: &str) -> Result<u8, String> {
 }
 
 fn mac(text: &str) -> Result<Mac, String> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-    let mac = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
-    mac.map(Mac).ok_or_else(|| "expected an address like 02:00:00:00:00:01".to_owned())
+    Mac::parse(text).ok_or_else(|| "expected an address like 02:00:00:00:00:01".to_owned())
 }
 
 fn number(text: &str) -> Result<u32, String> {

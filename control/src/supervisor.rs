@@ -257,12 +257,12 @@ impl Supervisor {
     fn tick(&mut self, mirror: &mut Mirror) {
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.collect();
-            self.rule_counts.settle(&mut self.translation, Some(dataplane));
             if self.keepalive.is_due() {
                 mirror.hear_pending();
                 self.keepalive.refresh(&dataplane.used_neighbours(), mirror.neighbours());
             }
         }
+        self.rule_counts.settle(&mut self.translation, self.dataplane.as_ref());
         self.verify(mirror);
         let stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
         if stale != self.stale {

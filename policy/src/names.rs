@@ -89,6 +89,20 @@ pub struct PortId(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// Reads `02:00:00:00:00:01`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect::<Option<_>>()?;
+        Some(Mac(bytes.try_into().ok()?))
+    }
+
+    /// The number that its six bytes make, the first one highest.
+    pub fn number(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

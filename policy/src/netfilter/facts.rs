@@ -93,10 +93,7 @@ impl<'a> Facts<'a> {
             Field::TcpFlags if query.protocol == TCP => query.tcp_flags.into(),
             Field::TcpFlags => return None,
             Field::TcpMss => query.mss?.into(),
-            Field::SourceMac => {
-                let [a, b, c, d, e, f] = query.source_mac.0;
-                u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()
-            }
+            Field::SourceMac => query.source_mac.number().into(),
             Field::IpsetSourcePort => ipset_ports(query).0.into(),
             Field::IpsetDestinationPort => ipset_ports(query).1.into(),
         })

@@ -246,7 +246,7 @@ fn keys(key: &Key, netmask: Option<u8>, family: Family) -> Option<Vec<(u128, u12
         }
         Key::Number(number) => [6, 17].map(|protocol| ((*number).into(), (*number).into(), vec![protocol])).to_vec(),
         Key::Mac(mac) => {
-            let number = mac.0.iter().fold(0, |number, byte| number << 8 | u128::from(*byte));
+            let number = mac.number().into();
             vec![(number, number, Vec::new())]
         }
         Key::Set(_) | Key::Opaque(_) => return None,

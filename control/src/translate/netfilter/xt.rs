@@ -167,8 +167,7 @@ impl Lowering<'_, '_> {
             // What is not addressed to the port's own MAC is the kernel's.
             Test::PacketType(kind) => return holds(*kind == PacketType::Unicast),
             Test::MacSource(mac) if self.hook != Hook::Postrouting => {
-                let number = mac.0.iter().fold(0, |number, byte| number << 8 | u128::from(*byte));
-                config::Test::of(Field::SourceMac, [Value::one(number)])
+                config::Test::of(Field::SourceMac, [Value::one(mac.number())])
             }
             Test::AddressType { of, types } if self.family == Family::V4 => {
                 config::Test::AddressType { of: *of, types: types.0 }

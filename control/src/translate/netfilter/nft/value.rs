@@ -160,10 +160,7 @@ fn symbol(word: &str, kind: Kind, names: &Names) -> Option<u128> {
                 _ => None,
             };
         }
-        Kind::Mac => {
-            let Mac([a, b, c, d, e, f]) = mac(word)?;
-            return Some(u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into());
-        }
+        Kind::Mac => return Mac::parse(word).map(|mac| mac.number().into()),
         Kind::Index => return names.interface(word).map(u128::from),
         Kind::Group => return names.group(word).map(u128::from),
         Kind::Mark => return names.mark(word).map(u128::from),
@@ -183,11 +180,6 @@ fn symbol(word: &str, kind: Kind, names: &Names) -> Option<u128> {
         Kind::Name | Kind::PayloadLength | Kind::Presence | Kind::Number(_) => return None,
     };
     table.number(word).map(u128::from)
-}
-
-fn mac(word: &str) -> Option<Mac> {
-    let bytes: Vec<u8> = word.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect::<Option<_>>()?;
-    Some(Mac(bytes.try_into().ok()?))
 }
 
 /// A value, prefix or range.
