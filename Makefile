@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BUILD_PACKAGES := clang m4 libelf-dev zlib1g-dev make pkg-config gcc libc6-dev linux-libc-dev
 RUN_PACKAGES   := iproute2 iptables nftables ipset
-TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux bird2
+TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd procps util-linux bird2 curl conntrack conntrackd dnsmasq-base traceroute
 
 .PHONY: help packages build release demo test twin fmt lint bench scale clean
 

@@ -61,6 +61,7 @@ fn policy(rules: usize, routes: u32) -> Policy {
         hook: Hook::Prerouting,
         priority: -150,
         unordered: false,
+        nat: false,
         name: "bench".to_owned(),
         rules: (1..rules as u16).map(|number| chain_rule(1000 + number)).chain([chain_rule(25)]).collect(),
         policy: ChainPolicy::Accept,

@@ -5,6 +5,7 @@
 //! [`punt`] to the kernel, or drop. What a worker never sees, the XDP program (`bpf/redirect.bpf.c`) leaves to the kernel. A few decisions are kept as a [`sample`]. [`sim`] runs the same workers on plain memory, without
 //! privileges or a kernel.
 
+pub mod conn;
 pub mod counters;
 mod dataplane;
 mod error;

@@ -79,7 +79,9 @@ impl Policy {
         };
         let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
         let Query { tos, ttl, mss, .. } = facts.query;
-        Ok(Egress { port, oif: hop.oif, source, destination, mark: query.mark, tos, ttl, mss, neighbour })
+        let (new_source, new_destination) = (None, None);
+        let (oif, mark) = (hop.oif, query.mark);
+        Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
     }
 
     fn admit(&self, guards: &[CompiledGuard], hook: Hook, facts: &Facts<'_>) -> Result<(), Stop> {

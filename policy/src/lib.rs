@@ -8,6 +8,7 @@
 
 pub mod compile;
 pub mod config;
+pub mod connection;
 mod decide;
 pub mod fib;
 mod index;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::config::Hook;
+use crate::connection::Endpoint;
 use crate::names::{Ifindex, Mac, Mark, PortId};
 use crate::neighbour::NeighbourSlot;
 
@@ -17,6 +18,9 @@ pub struct Egress {
     pub(crate) tos: u8,
     pub(crate) ttl: u8,
     pub(crate) mss: Option<u16>,
+    /// What translation has made of the packet's own source and destination.
+    pub(crate) new_source: Option<Endpoint>,
+    pub(crate) new_destination: Option<Endpoint>,
     pub(crate) neighbour: NeighbourSlot,
 }
 
@@ -57,6 +61,16 @@ impl Egress {
     /// The MSS with which it leaves, if it is a TCP packet with that option.
     pub fn mss(&self) -> Option<u16> {
         self.mss
+    }
+
+    /// The source with which it leaves, if that was translated.
+    pub fn new_source(&self) -> Option<Endpoint> {
+        self.new_source
+    }
+
+    /// The destination with which it leaves, if that was translated.
+    pub fn new_destination(&self) -> Option<Endpoint> {
+        self.new_destination
     }
 
     /// Where to note that the next hop is in use.
@@ -129,6 +143,10 @@ reasons! {
         PostroutingDrop = "postrouting_drop", "a POSTROUTING rule or chain policy says DROP";
         BlackholeRule = "blackhole_rule", "an ip rule says blackhole";
         BlackholeRoute = "blackhole_route", "the route is a blackhole";
+        NatExhausted = "nat_exhausted", "every tuple that the nat rule allows is taken";
+        NatNoAddress = "nat_no_address", "the egress has no address to masquerade behind";
+        NatMoved = "nat_moved", "a masqueraded connection would leave by another interface: it ends";
+        ConntrackFull = "conntrack_full", "there are too many connections, and none that may be dropped early";
         TransmitFull = "transmit_full", "the egress queue is full";
         PuntFull = "punt_full", "the kernel took no more punted frames";
     }
@@ -173,6 +191,7 @@ reasons! {
         ChainOrder = "chain_order", "chains of one priority disagree, and which one the kernel asks first cannot be seen";
         Conntrack = "conntrack", "a rule looks at connections, and the packet may belong to one that it could match";
         Nat = "nat", "a nat rule could match or has matched the connection";
+        KernelConnection = "kernel_connection", "the connection is the kernel's: it began there, or a helper looks at it";
         Netdev = "netdev", "a chain on the interface itself or a flowtable could match";
         Xfrm = "xfrm", "an IPsec policy could match";
         Stale = "stale", "the mirror of the kernel's rules is older than its bound";

@@ -141,6 +141,8 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
         Action::Ttl(_) => Some("TTL"),
         Action::Mss(_) => Some("TCPMSS"),
         Action::Nothing => Some("CLASSIFY"),
+        Action::Untrack => Some("NOTRACK"),
+        Action::CtMark { .. } | Action::SaveMark { .. } | Action::RestoreMark { .. } => None,
         Action::Connection(_) | Action::Opaque(_) => None,
     };
     assert_eq!(action(&Action::Nothing), Some("CLASSIFY"));
@@ -206,5 +208,18 @@ fn option(field: Field) -> &'static str {
         Field::TcpMss => "-m tcpmss",
         Field::SourceMac => "--mac-source",
         Field::IpsetSourcePort | Field::IpsetDestinationPort => "--match-set",
+        Field::CtState
+        | Field::CtDirection
+        | Field::CtStatus
+        | Field::CtMark
+        | Field::CtProtocol
+        | Field::CtOriginalSource
+        | Field::CtOriginalDestination
+        | Field::CtOriginalSourcePort
+        | Field::CtOriginalDestinationPort
+        | Field::CtReplySource
+        | Field::CtReplyDestination
+        | Field::CtReplySourcePort
+        | Field::CtReplyDestinationPort => "--ctstate",
     }
 }

@@ -284,6 +284,7 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
             ignored6: ignored(Family::V6, |sysctls| sysctls.ignore_linkdown6),
             redirected4: sysctls.is_some_and(|sysctls| sysctls.redirected4),
             redirected6: sysctls.is_some_and(|sysctls| sysctls.redirected6),
+            addresses: Vec::new(),
             group: link.group,
             transmit,
         });

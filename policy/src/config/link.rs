@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::names::{Ifindex, Mac, PortId};
+use crate::names::{Ifindex, Mac, PortId, Prefix};
 use crate::outcome::PuntReason;
 
 /// A network interface.
@@ -36,6 +36,8 @@ pub struct Link {
     /// ICMP redirects that arrive here are obeyed (IPv4, IPv6): then the kernel alone knows the next hops on this link.
     pub redirected4: bool,
     pub redirected6: bool,
+    /// Its addresses in the kernel's order, for masquerading.
+    pub addresses: Vec<LinkAddress>,
     /// `IFLA_GROUP`
     pub group: u32,
     /// How packets leave: by our workers, or only by the kernel and why.
@@ -62,10 +64,26 @@ impl Link {
             ignored6: false,
             redirected4: false,
             redirected6: false,
+            addresses: Vec::new(),
             group: 0,
             transmit: Transmit::Port(port),
         }
     }
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkAddress {
+    /// `IFA_LOCAL`
+    pub address: IpAddr,
+    /// The network it is in, or the peer (`IFA_ADDRESS` and the prefix length).
+    pub network: Prefix,
+    /// `RT_SCOPE_*`: 0 universe, 200 site, 253 link, 254 host.
+    pub scope: u8,
+    /// `IFA_F_SECONDARY`: IPv4 of a network in which the interface has an address already.
+    pub secondary: bool,
+    /// IPv6: neither tentative nor failed nor deprecated.
+    pub preferred: bool,
 }
 
 /// Who can send on a link.

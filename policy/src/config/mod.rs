@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-pub use link::{Link, Neighbour, RpFilter, Transmit};
+pub use link::{Link, LinkAddress, Neighbour, RpFilter, Transmit};
 pub use netfilter::{
-    Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Element, Field, Guard, Hook, InterfacePattern, Match, Mss,
-    MssLimit, PortRange, Set, Side, Step, Test, TtlChange, UserChain, Value, Verdict,
+    Action, BaseChain, ChainPolicy, ChainRule, ConnectionState, CounterSlot, Element, Field, Guard, Hook,
+    InterfacePattern, Match, Mss, MssLimit, Nat, NatTo, PortRange, Set, Side, Step, Test, TtlChange, UserChain, Value,
+    Verdict,
 };
 pub use route::{HashPolicy, Hops, Leg, NexthopObject, Preference, Route, RouteKind, RouteText, Spreading};
 pub use rule::{DscpMatch, FlowLabelMatch, MarkMatch, PortMatch, Rule, RuleAction, RuleSelector, Suppress};
@@ -37,8 +38,21 @@ pub struct Config {
     pub spreading: Spreading,
     /// Netfilter's, those of one hook in the order in which the kernel runs them.
     pub chains: Arc<Vec<BaseChain>>,
+    /// Whether the kernel tracks connections, by [`Family`](crate::Family).
+    pub conntrack: [Conntrack; 2],
     /// What else could touch a packet.
     pub guards: Arc<Vec<Guard>>,
+}
+
+/// What the kernel does about the connections of a family. Tracking begins with the first rule that asks for it
+/// (`nf_ct_netns_get`), translation with the first chain of type nat.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Conntrack {
+    #[default]
+    Off,
+    Tracks,
+    /// Also looks at each new connection for tuples that are taken, whatever the rules say (`nf_nat_alloc_null_binding`).
+    Translates,
 }
 
 /// Where an item comes from, in the operator's own words.

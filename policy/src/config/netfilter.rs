@@ -6,6 +6,7 @@
 //! A chain of nftables' family `inet` stands here twice, once for each family; what its rules ask of the other family is
 //! [`Test::Never`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Origin;
@@ -24,6 +25,8 @@ pub struct BaseChain {
     pub unordered: bool,
     /// For messages: `iptables-nft mangle PREROUTING`, `table inet fw chain forward`.
     pub name: String,
+    /// Of type nat: asked for the first packet of a connection only, and at the place that nat has on the hook, whatever the priority.
+    pub nat: bool,
     pub rules: Vec<ChainRule>,
     /// What happens to a packet that reaches the end.
     pub policy: ChainPolicy,
@@ -91,7 +94,8 @@ pub enum Step {
     Do(Action),
     /// Ends the rule.
     Verdict(Verdict),
-    /// `vmap`: the verdict that the map has for the key; without one the rule ends and the next one follows.
+    /// `vmap`: the verdict that the map has for the key; without one the rule ends and the next one follows. A map of addresses (`dnat to
+    /// ip daddr map ...`) is one of [`Verdict::Nat`]s.
     VerdictOf { key: Vec<Field>, map: Arc<Set<Verdict>> },
 }
 
@@ -169,12 +173,45 @@ pub enum Field {
     /// of ICMP as in `IcmpTypeCode`, 0 for all others.
     IpsetSourcePort,
     IpsetDestinationPort,
+    /// The state of the packet's connection, one of the bits of [`ConnectionState`], and with it SNAT and DNAT. Where conntrack has
+    /// not looked yet, INVALID (`xt_conntrack`, `nft_ct_get_eval`). Never absent.
+    CtState,
+    /// 0 is original, 1 reply. Absent, as are all below, without a connection.
+    CtDirection,
+    /// `IPS_*` of `linux/netfilter/nf_conntrack_common.h`.
+    CtStatus,
+    /// As rules before have left it.
+    CtMark,
+    CtProtocol,
+    CtOriginalSource,
+    CtOriginalDestination,
+    CtOriginalSourcePort,
+    CtOriginalDestinationPort,
+    CtReplySource,
+    CtReplyDestination,
+    CtReplySourcePort,
+    CtReplyDestinationPort,
+}
+
+/// Bits of [`Field::CtState`]: those of nftables' `ct state` (`NF_CT_STATE_*`), and two that only iptables' `--ctstate` has.
+pub struct ConnectionState;
+
+impl ConnectionState {
+    pub const INVALID: u16 = 1;
+    pub const ESTABLISHED: u16 = 1 << 1;
+    pub const RELATED: u16 = 1 << 2;
+    pub const NEW: u16 = 1 << 3;
+    pub const UNTRACKED: u16 = 1 << 6;
+    pub const SNAT: u16 = 1 << 7;
+    pub const DNAT: u16 = 1 << 8;
+    /// What nftables can see.
+    pub const NFTABLES: u16 = 0x4f;
 }
 
 impl Field {
     /// What [`Action`]s can change.
     pub fn is_mutable(self) -> bool {
-        matches!(self, Field::Tos | Field::Ttl | Field::Mark | Field::TcpMss)
+        matches!(self, Field::Tos | Field::Ttl | Field::Mark | Field::TcpMss | Field::CtMark)
     }
 }
 
@@ -245,9 +282,17 @@ pub enum Action {
     Ttl(TtlChange),
     /// Lowers the MSS option of a TCP packet; never raises it.
     Mss(Mss),
-    /// Known to change nothing that a forwarded packet or a later rule could show: `NOTRACK`, `CLASSIFY`.
+    /// `NOTRACK`: conntrack passes the packet over, if it has not seen it yet (`notrack_chk` of xt_CT).
+    Untrack,
+    /// `ct mark = (ct mark & !clear) ^ flip`; nothing happens without a connection.
+    CtMark { clear: u32, flip: u32 },
+    /// `ct mark = (ct mark & !clear) ^ (mark & take) ^ flip` (`CONNMARK --save-mark`, `ct mark set meta mark`).
+    SaveMark { clear: u32, take: u32, flip: u32 },
+    /// `mark = (mark & !clear) ^ (ct mark & take) ^ flip` (`CONNMARK --restore-mark`, `meta mark set ct mark`).
+    RestoreMark { clear: u32, take: u32, flip: u32 },
+    /// Known to change nothing that a forwarded packet or a later rule could show: `CLASSIFY`.
     Nothing,
-    /// Tells or asks connection tracking something (`CONNMARK`): punted, and the kernel must see all packets of the connection.
+    /// Tells or asks connection tracking something that we do not know (`CT --helper`): punted, and the kernel must see all packets of the connection.
     Connection(String),
     /// A statement that we do not know: a packet that comes here is punted.
     Opaque(String),
@@ -292,12 +337,43 @@ pub enum Verdict {
     Goto(String),
     /// The kernel answers: punted.
     Reject,
-    /// Translates addresses: punted. Stands in chains of type nat only.
-    Nat {
-        masquerade: bool,
-    },
+    /// Translates the connection that begins with the packet. Stands in chains of type nat only.
+    Nat(Arc<Nat>),
     /// One that we do not know (queue, ...): punted.
     Opaque(String),
+}
+
+/// What becomes of an end of a connection (`struct nf_nat_range2` and who makes it).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nat {
+    pub to: NatTo,
+    /// `None` leaves the port if it can.
+    pub ports: Option<PortRange>,
+    /// `DNAT --to-destination ADDRESS:FIRST-LAST/BASE`: the original port to which the first of `ports` belongs.
+    pub base: Option<u16>,
+    pub random: bool,
+    pub fully_random: bool,
+    pub persistent: bool,
+}
+
+impl Nat {
+    /// Without a word on ports.
+    pub fn plain(to: NatTo) -> Self {
+        Nat { to, ports: None, base: None, random: false, fully_random: false, persistent: false }
+    }
+}
+
+/// The chain's hook tells which end it is: the destination in PREROUTING, the source in POSTROUTING.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NatTo {
+    /// SNAT, DNAT: one of these, inclusive; without any only the port changes.
+    Addresses(Option<(IpAddr, IpAddr)>),
+    /// NETMAP, `snat ip prefix to`: the bits under the mask become those of this prefix.
+    Prefix(Prefix),
+    /// The address of the egress interface towards the next hop (`inet_select_addr`, `ipv6_dev_get_saddr`).
+    Masquerade,
+    /// This machine.
+    Redirect,
 }
 
 /// Inclusive range of ports, host order.

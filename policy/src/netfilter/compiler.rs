@@ -51,7 +51,7 @@ impl<'a> Compiler<'a> {
             Some(match step {
                 Step::Match(one) => CompiledStep::Match(self.one_match(one)),
                 Step::Count => CompiledStep::Count(rule.counter),
-                Step::Do(Action::Nothing) => return None,
+                Step::Do(Action::Nothing | Action::Untrack) => return None,
                 Step::Do(Action::Mark { clear, flip }) => CompiledStep::Mark { clear: *clear, flip: *flip },
                 Step::Do(Action::MarkOf { key, map }) => {
                     let links = self.links;
@@ -61,7 +61,13 @@ impl<'a> Compiler<'a> {
                 Step::Do(Action::Tos { clear, flip }) => CompiledStep::Tos { clear: *clear, flip: *flip },
                 Step::Do(Action::Ttl(change)) => CompiledStep::Ttl(*change),
                 Step::Do(Action::Mss(mss)) => CompiledStep::Mss(*mss),
-                Step::Do(Action::Connection(_) | Action::Opaque(_)) => CompiledStep::Opaque,
+                Step::Do(
+                    Action::CtMark { .. }
+                    | Action::SaveMark { .. }
+                    | Action::RestoreMark { .. }
+                    | Action::Connection(_)
+                    | Action::Opaque(_),
+                ) => CompiledStep::Opaque,
                 Step::Verdict(verdict) => CompiledStep::Verdict(CompiledVerdict::of(verdict, numbers)),
                 Step::VerdictOf { key, map } => {
                     let links = self.links;
@@ -125,7 +131,7 @@ impl CompiledVerdict {
             Verdict::Jump(name) => chain(name, CompiledVerdict::Jump),
             Verdict::Goto(name) => chain(name, CompiledVerdict::Goto),
             Verdict::Reject => CompiledVerdict::Punt(PuntReason::Reject),
-            Verdict::Nat { .. } => CompiledVerdict::Punt(PuntReason::Nat),
+            Verdict::Nat(_) => CompiledVerdict::Punt(PuntReason::Nat),
             Verdict::Opaque(_) => CompiledVerdict::Opaque,
         }
     }
@@ -146,9 +152,11 @@ fn reads_of(step: &Step) -> impl Iterator<Item = Field> {
         Step::Do(Action::Tos { .. }) => (Some(Field::Tos), &[]),
         Step::Do(Action::Ttl(_)) => (Some(Field::Ttl), &[]),
         Step::Do(Action::Mss(_)) => (Some(Field::TcpMss), &[]),
-        Step::Do(Action::Nothing | Action::Connection(_) | Action::Opaque(_)) | Step::Count | Step::Verdict(_) => {
-            (None, &[])
-        }
+        Step::Do(Action::CtMark { .. } | Action::SaveMark { .. }) => (Some(Field::CtMark), &[]),
+        Step::Do(Action::RestoreMark { .. }) => (Some(Field::Mark), &[Field::CtMark]),
+        Step::Do(Action::Nothing | Action::Untrack | Action::Connection(_) | Action::Opaque(_))
+        | Step::Count
+        | Step::Verdict(_) => (None, &[]),
     };
     one.into_iter().chain(key.iter().copied())
 }

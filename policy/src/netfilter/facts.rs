@@ -94,6 +94,19 @@ impl<'a> Facts<'a> {
             Field::TcpFlags => return None,
             Field::TcpMss => query.mss?.into(),
             Field::SourceMac => query.source_mac.number().into(),
+            Field::CtState
+            | Field::CtDirection
+            | Field::CtStatus
+            | Field::CtMark
+            | Field::CtProtocol
+            | Field::CtOriginalSource
+            | Field::CtOriginalDestination
+            | Field::CtOriginalSourcePort
+            | Field::CtOriginalDestinationPort
+            | Field::CtReplySource
+            | Field::CtReplyDestination
+            | Field::CtReplySourcePort
+            | Field::CtReplyDestinationPort => return None,
             Field::IpsetSourcePort => ipset_ports(query).0.into(),
             Field::IpsetDestinationPort => ipset_ports(query).1.into(),
         })
@@ -118,8 +131,23 @@ fn ipset_ports(query: &Query) -> (u16, u16) {
 /// The highest number that a field can have; all bits below are set.
 pub(super) fn span(field: Field, family: Family) -> u128 {
     match field {
-        Field::Source | Field::Destination if family == Family::V6 => u128::MAX,
-        Field::Source | Field::Destination => u32::MAX.into(),
+        Field::Source
+        | Field::Destination
+        | Field::CtOriginalSource
+        | Field::CtOriginalDestination
+        | Field::CtReplySource
+        | Field::CtReplyDestination => match family {
+            Family::V4 => u32::MAX.into(),
+            Family::V6 => u128::MAX,
+        },
+        Field::CtMark => u32::MAX.into(),
+        Field::CtState
+        | Field::CtStatus
+        | Field::CtOriginalSourcePort
+        | Field::CtOriginalDestinationPort
+        | Field::CtReplySourcePort
+        | Field::CtReplyDestinationPort => u16::MAX.into(),
+        Field::CtDirection | Field::CtProtocol => u8::MAX.into(),
         Field::Iif | Field::Oif | Field::IifGroup | Field::OifGroup | Field::Length | Field::Mark => u32::MAX.into(),
         Field::SourcePort | Field::DestinationPort | Field::IcmpTypeCode | Field::TcpMss => u16::MAX.into(),
         Field::IpsetSourcePort | Field::IpsetDestinationPort => u16::MAX.into(),
@@ -142,11 +170,11 @@ pub(super) struct Changeable {
 
 /// Some of the [`Field`]s.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct FieldSet(u32);
+pub(crate) struct FieldSet(u64);
 
 impl FieldSet {
     pub(crate) fn add(&mut self, field: Field) {
-        self.0 |= 1 << field as u32;
+        self.0 |= 1 << field as u64;
     }
 
     pub(crate) fn with(self, other: FieldSet) -> Self {

@@ -160,6 +160,8 @@ impl<'a> Walk<'a> {
         let destination = mac.ok_or(Stop::Punt(PuntReason::Neighbour))?;
         let neighbour = NeighbourSlot::of(leg.oif, address);
         let Query { tos, ttl, mss, .. } = *query;
-        Ok(Egress { port, oif: leg.oif, source, destination, mark: self.mark, tos, ttl, mss, neighbour })
+        let (new_source, new_destination) = (None, None);
+        let (oif, mark) = (leg.oif, self.mark);
+        Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
     }
 }

@@ -133,7 +133,7 @@ impl<'a> Walk<'a> {
                 Verdict::Drop => return Err(dropped(base.hook)),
                 Verdict::Return => return Ok(End::Return),
                 Verdict::Reject => return Err(Stop::Punt(PuntReason::Reject)),
-                Verdict::Nat { .. } => return Err(Stop::Punt(PuntReason::Nat)),
+                Verdict::Nat(_) => return Err(Stop::Punt(PuntReason::Nat)),
                 Verdict::Opaque(_) => return Err(unknown(base.hook)),
                 Verdict::Jump(name) => (name, false),
                 Verdict::Goto(name) => (name, true),
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
                     packet.counts += 1;
                     self.counted.push(rule.counter);
                 }
-                config::Step::Do(Action::Nothing) => {}
+                config::Step::Do(Action::Nothing | Action::Untrack) => {}
                 config::Step::Do(Action::Mark { clear, flip }) => {
                     packet.query.mark = Mark((packet.query.mark.0 & !clear) ^ flip);
                     packet.written.push(Field::Mark);
@@ -200,7 +200,13 @@ impl<'a> Walk<'a> {
                     packet.written.push(Field::Ttl);
                 }
                 config::Step::Do(Action::Mss(mss)) => self.lower_mss(hook, *mss, packet)?,
-                config::Step::Do(Action::Connection(_) | Action::Opaque(_)) => return opaque(self),
+                config::Step::Do(
+                    Action::CtMark { .. }
+                    | Action::SaveMark { .. }
+                    | Action::RestoreMark { .. }
+                    | Action::Connection(_)
+                    | Action::Opaque(_),
+                ) => return opaque(self),
                 config::Step::Verdict(one) => {
                     verdict = one.clone();
                     break;
@@ -362,6 +368,19 @@ impl<'a> Walk<'a> {
             Field::Mark => Some(query.mark.0.into()),
             Field::TcpFlags => (query.protocol == 6).then_some(query.tcp_flags.into()),
             Field::TcpMss => query.mss.map(u128::from),
+            Field::CtState
+            | Field::CtDirection
+            | Field::CtStatus
+            | Field::CtMark
+            | Field::CtProtocol
+            | Field::CtOriginalSource
+            | Field::CtOriginalDestination
+            | Field::CtOriginalSourcePort
+            | Field::CtOriginalDestinationPort
+            | Field::CtReplySource
+            | Field::CtReplyDestination
+            | Field::CtReplySourcePort
+            | Field::CtReplyDestinationPort => None,
             Field::IpsetSourcePort | Field::IpsetDestinationPort => Some(match (query.protocol, ports, icmp) {
                 (6 | 17 | 132 | 136, Some((source, _)), _) if field == Field::IpsetSourcePort => source.into(),
                 (6 | 17 | 132 | 136, Some((_, destination)), _) => destination.into(),

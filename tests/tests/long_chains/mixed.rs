@@ -32,6 +32,7 @@ pub fn router(rules: Vec<ChainRule>) -> Config {
         hook: Hook::Prerouting,
         priority: -150,
         unordered: false,
+        nat: false,
         name: "mangle PREROUTING".to_owned(),
         rules,
         policy: ChainPolicy::Accept,

@@ -58,6 +58,7 @@ pub fn config() -> impl Strategy<Value = Config> {
             nexthops: Arc::new(nexthops),
             spreading,
             chains: Arc::new(chains),
+            conntrack: Default::default(),
             guards: Arc::new(guards),
         }
     })
@@ -141,6 +142,7 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
                 ignored6,
                 redirected4: redirected,
                 redirected6: redirected,
+                addresses: Vec::new(),
                 group,
                 transmit,
             }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use shunt_policy::config::{
     Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Element, Field, Guard, Hook, InterfacePattern, Match, Mss,
-    MssLimit, PortRange, Set, Side, Source, Step, Test, TtlChange, UserChain, Value, Verdict,
+    MssLimit, Nat, NatTo, PortRange, Set, Side, Source, Step, Test, TtlChange, UserChain, Value, Verdict,
 };
 use shunt_policy::{Family, PuntReason};
 
@@ -51,6 +51,7 @@ fn base_chain() -> impl Strategy<Value = BaseChain> {
             priority,
             unordered,
             name: "a chain".to_owned(),
+            nat: false,
             rules,
             policy,
             user: vec![
@@ -112,7 +113,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         6 => chain().prop_map(Verdict::Jump),
         2 => chain().prop_map(Verdict::Goto),
         1 => Just(Verdict::Reject),
-        1 => Just(Verdict::Nat { masquerade: true }),
+        1 => Just(Verdict::Nat(Nat::plain(NatTo::Masquerade).into())),
         1 => Just(Verdict::Opaque("queue".to_owned())),
     ]
 }

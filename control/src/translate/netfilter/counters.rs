@@ -131,6 +131,7 @@ mod tests {
             hook: Hook::Forward,
             priority: 0,
             unordered: false,
+            nat: false,
             name: "iptables-nft filter FORWARD".to_owned(),
             rules: rules.iter().map(rule).collect(),
             policy: ChainPolicy::Accept,

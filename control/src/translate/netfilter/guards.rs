@@ -1,7 +1,7 @@
 //! Guards: what of netfilter is not evaluated, and which packets it could touch.
 
 use shunt_policy::config::{
-    Action, BaseChain, ChainPolicy, Field, Guard, Hook, Match, Origin, Source, Step, Test, Value, Verdict,
+    Action, BaseChain, ChainPolicy, Field, Guard, Hook, Match, NatTo, Origin, Source, Step, Test, Value, Verdict,
 };
 use shunt_policy::{Family, PuntReason};
 
@@ -22,7 +22,8 @@ pub(super) fn nat(chain: &BaseChain, part: &mut Part) {
         part.report.push(Item::punted(origin, PuntReason::Nat, "what it drops are the first packets of connections"));
     }
     for rule in chain.all_rules() {
-        let masquerade = matches!(rule.steps.last(), Some(Step::Verdict(Verdict::Nat { masquerade: true })));
+        let masquerade =
+            matches!(rule.steps.last(), Some(Step::Verdict(Verdict::Nat(nat))) if nat.to == NatTo::Masquerade);
         if masquerade && chain.hook == Hook::Postrouting && chain.rules.contains(rule) {
             let why = "new connections that could match it are the kernel's, as are the answers to them";
             let origin = rule.origin.clone();

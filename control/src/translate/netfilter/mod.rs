@@ -21,8 +21,6 @@ pub use counters::{Counters, RuleKey, Twins, keyed};
 pub(super) struct Lowered {
     /// With the user chains that it leads to, and no others.
     pub(super) chain: BaseChain,
-    /// Of type nat: consulted for the first packet of a connection, and then for none.
-    pub(super) nat: bool,
     /// In which table of which dialect: chains of one table run in the order in which they are listed.
     pub(super) table: String,
 }
@@ -36,7 +34,7 @@ pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &m
     // A chain without rules that accepts says nothing, wherever it stands.
     all.retain(|Lowered { chain, .. }| !chain.rules.is_empty() || chain.policy == ChainPolicy::Drop);
     all.sort_by_key(|Lowered { chain, .. }| (chain.family, chain.hook, chain.priority));
-    let nat: Vec<Lowered> = all.extract_if(.., |lowered| lowered.nat).collect();
+    let nat: Vec<Lowered> = all.extract_if(.., |lowered| lowered.chain.nat).collect();
     for lowered in &nat {
         guards::nat(&lowered.chain, part);
     }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use shunt_policy::Family;
 use shunt_policy::config::{
-    self, Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Hook, MssLimit, Origin, PortRange, Side,
-    Source, Step, TtlChange, UserChain, Value, Verdict,
+    self, Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Hook, MssLimit, Nat, NatTo, Origin, PortRange,
+    Side, Source, Step, TtlChange, UserChain, Value, Verdict,
 };
 
 use super::Lowered;
@@ -28,7 +28,7 @@ pub(super) fn chains(dialect: &Dialect, sets: &mut Sets) -> Vec<Lowered> {
             };
             let lowering = Lowering { source: dialect.source, family: dialect.family, hook, sets };
             let chain = lowering.base(table, chain, priority, policy);
-            all.push(Lowered { chain, nat: table.name == "nat", table: format!("{} {}", dialect.source, table.name) });
+            all.push(Lowered { chain, table: format!("{} {}", dialect.source, table.name) });
         }
     }
     all
@@ -83,6 +83,7 @@ impl Lowering<'_, '_> {
             hook: self.hook,
             priority,
             unordered: false,
+            nat: table.name == "nat",
             name: format!("{} {} {}", self.source, table.name, chain.name),
             rules,
             policy,
@@ -280,7 +281,12 @@ fn target(target: &Target) -> Step {
         Target::Goto(chain) => return Step::Verdict(Verdict::Goto(chain.to_string())),
         Target::Reject(_) => return Step::Verdict(Verdict::Reject),
         Target::Nat { name, .. } => {
-            return Step::Verdict(Verdict::Nat { masquerade: *name == NatTarget::Masquerade });
+            let to = match name {
+                NatTarget::Masquerade => NatTo::Masquerade,
+                NatTarget::Redirect => NatTo::Redirect,
+                NatTarget::Snat | NatTarget::Dnat | NatTarget::Netmap => NatTo::Addresses(None),
+            };
+            return Step::Verdict(Verdict::Nat(Nat::plain(to).into()));
         }
         Target::Opaque(text) => return Step::Verdict(Verdict::Opaque(word(text))),
         Target::Mark(change) => mark(*change),

@@ -1,7 +1,7 @@
 //! Rules, statement by statement.
 
 use shunt_policy::Family;
-use shunt_policy::config::{Action, Hook, Match, Mss, MssLimit, Step, Test, TtlChange, Verdict};
+use shunt_policy::config::{Action, Hook, Match, Mss, MssLimit, Nat, NatTo, Step, Test, TtlChange, Verdict};
 
 use super::looked::{self, TCP};
 use super::sets::Sets;
@@ -47,8 +47,12 @@ impl<'a, 'b> Lowering<'a, 'b> {
                 Some("ip") if self.family == Family::V6 => self.test(Test::Never),
                 Some("ip6") if self.family == Family::V4 => self.test(Test::Never),
                 _ => {
-                    let masquerade = *kind == NatKind::Masquerade;
-                    self.steps.push(Step::Verdict(Verdict::Nat { masquerade }));
+                    let to = match kind {
+                        NatKind::Masquerade => NatTo::Masquerade,
+                        NatKind::Redirect => NatTo::Redirect,
+                        NatKind::Source | NatKind::Destination => NatTo::Addresses(None),
+                    };
+                    self.steps.push(Step::Verdict(Verdict::Nat(Nat::plain(to).into())));
                 }
             },
             Statement::Notrack => self.steps.push(Step::Do(Action::Nothing)),

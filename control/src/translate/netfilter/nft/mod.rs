@@ -68,7 +68,7 @@ pub(super) fn chains(ruleset: &Ruleset) -> Native {
                 let Some(hook) = evaluated(base) else { continue };
                 let chain = base_chain(*family, hook, table, chain, base, &mut sets);
                 let table = format!("nftables {table}");
-                native.chains.push(super::Lowered { chain, nat: base.kind == "nat", table });
+                native.chains.push(super::Lowered { chain, table });
             }
         }
         for chain in &table.chains {
@@ -145,7 +145,8 @@ fn base_chain(
     }
     let policy = if base.drops { ChainPolicy::Drop } else { ChainPolicy::Accept };
     let name = format!("{table} chain {}", chain.name);
-    BaseChain { family, hook, priority: base.priority, unordered: false, name, rules, policy, user }
+    let (priority, nat) = (base.priority, base.kind == "nat");
+    BaseChain { family, hook, priority, unordered: false, name, nat, rules, policy, user }
 }
 
 fn leads_to(rules: &[ChainRule]) -> Vec<String> {

@@ -1,0 +1,41 @@
+//! What the control side and a worker tell each other of connections, over bounded queues.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shunt_policy::Ifindex;
+use shunt_policy::connection::Tuple;
+
+use super::record::Record;
+use super::settings::Settings;
+
+/// To a worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToWorker {
+    /// The kernel has this connection, or has changed it. `whole` says that a worker may go on with it; else its packets are the
+    /// kernel's, and its tuples are taken.
+    Kernel {
+        record: Record,
+        whole: bool,
+    },
+    /// The kernel has it no longer, and not because a worker said so: deleted by the operator, or run out while it was the kernel's.
+    Ended {
+        original: Tuple,
+        reply: Tuple,
+    },
+    Settings(Arc<Settings>),
+    /// `masq_device_event`, `masq_inet_event`: connections masqueraded behind this interface (and address) end.
+    Unmasquerade {
+        oif: Ifindex,
+        address: Option<IpAddr>,
+    },
+}
+
+/// From a worker, for the kernel's table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FromWorker {
+    /// Create it, or bring it up to date.
+    Lives(Record),
+    /// It has ended; only of what the kernel was told of.
+    Ended { original: Tuple, reply: Tuple },
+}
