@@ -34,7 +34,9 @@ struct port {
 	__u8 punted[ETH_ALEN];
 	__u8 generic;
 	__u8 serving;
-	__u8 unused[2];
+	/* Connections are translated: an ICMP error to an address of the machine may be about one of them. */
+	__u8 translates;
+	__u8 unused;
 	/* Longest frame in bytes that a worker takes, Ethernet header included. */
 	__u32 longest;
 };
@@ -54,6 +56,26 @@ struct {
 	__type(key, struct in6_addr);
 	__type(value, __u8);
 } local SEC(".maps");
+
+/*
+ * What of the packets to the machine's own addresses is for the workers all the same: answers to connections that they translate, and
+ * what destination nat rules may take. By protocol and port (see served.rs); 0 is none. Shared by all ports; written by the workers and
+ * by the control room through a mapping.
+ */
+#define SERVED_PORTS 65536
+#define SERVED_TCP (0 * SERVED_PORTS)
+#define SERVED_UDP (1 * SERVED_PORTS)
+#define SERVED_ICMP (2 * SERVED_PORTS)
+#define SERVED_ICMPV6 (3 * SERVED_PORTS)
+#define SERVED_PROTOCOL (4 * SERVED_PORTS)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SERVED_PROTOCOL + 256);
+	__type(key, __u32);
+	__type(value, __u64);
+} served SEC(".maps");
 
 /* Frames left to the kernel, by enum pass_reason. */
 struct {
@@ -138,7 +160,38 @@ static __always_inline int extension(__u8 next_header)
 	}
 }
 
-static __always_inline int ipv4(void *data, void *end)
+/* Whether the workers serve this packet, although it is addressed to the machine. data is what stands behind the IP header. */
+static __always_inline int is_served(const struct port *own, __u8 protocol, const void *data, const void *end)
+{
+	const __be16 *word = data;
+	__u64 *count;
+	__u32 key;
+	__u8 type;
+
+	switch (protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		if ((void *)(word + 2) > end)
+			return 0;
+		key = (protocol == IPPROTO_TCP ? SERVED_TCP : SERVED_UDP) + bpf_ntohs(word[1]);
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		if ((void *)(word + 4) > end)
+			return 0;
+		type = *(__u8 *)data;
+		if (protocol == IPPROTO_ICMP ? type == 3 || type == 4 || type == 5 || type == 11 || type == 12 : type < 128)
+			return own->translates;
+		key = (protocol == IPPROTO_ICMP ? SERVED_ICMP : SERVED_ICMPV6) + bpf_ntohs(word[2]);
+		break;
+	default:
+		key = SERVED_PROTOCOL + protocol;
+	}
+	count = bpf_map_lookup_elem(&served, &key);
+	return count && *count;
+}
+
+static __always_inline int ipv4(const struct port *own, void *data, void *end)
 {
 	const struct iphdr *ip = data;
 	struct in6_addr key = {};
@@ -159,14 +212,14 @@ static __always_inline int ipv4(void *data, void *end)
 		return PASS_NOT_UNICAST;
 	key.in6_u.u6_addr32[2] = bpf_htonl(0xffff);
 	key.in6_u.u6_addr32[3] = ip->daddr;
-	if (bpf_map_lookup_elem(&local, &key))
+	if (bpf_map_lookup_elem(&local, &key) && !is_served(own, ip->protocol, ip + 1, end))
 		return PASS_LOCAL;
 	if (ip->ttl <= 1)
 		return PASS_TTL_EXPIRED;
 	return PASS_REASONS;
 }
 
-static __always_inline int ipv6(void *data, void *end)
+static __always_inline int ipv6(const struct port *own, void *data, void *end)
 {
 	const struct ipv6hdr *ip = data;
 	struct in6_addr key;
@@ -186,7 +239,7 @@ static __always_inline int ipv6(void *data, void *end)
 	key = ip->daddr;
 	if (special6(&key))
 		return PASS_NOT_UNICAST;
-	if (bpf_map_lookup_elem(&local, &key))
+	if (bpf_map_lookup_elem(&local, &key) && !is_served(own, ip->nexthdr, ip + 1, end))
 		return PASS_LOCAL;
 	if (ip->hop_limit <= 1)
 		return PASS_TTL_EXPIRED;
@@ -233,9 +286,9 @@ int redirect(struct xdp_md *ctx)
 
 	data += sizeof(*ethernet);
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
-		reason = ipv4(data, end);
+		reason = ipv4(own, data, end);
 	else
-		reason = ipv6(data, end);
+		reason = ipv6(own, data, end);
 	if (reason != PASS_REASONS)
 		return pass(reason);
 	/* Also what generic mode hands over before it is segmented. */

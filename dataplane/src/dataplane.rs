@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::utils::CachePadded;
-use shunt_policy::config::CounterSlot;
-use shunt_policy::{Generation, Ifindex, Mac, Policy, PortId};
+use shunt_policy::config::{Conntrack, CounterSlot, PortRange};
+use shunt_policy::{Family, Generation, Ifindex, Mac, Policy, PortId};
 
 use crate::counters::{Counters, WorkerCounters};
 use crate::error::OpenError;
@@ -19,9 +19,11 @@ use crate::marks::UsedNeighbours;
 use crate::port::Port;
 use crate::rule_counters::RuleCount;
 use crate::sample::{Sample, Samples};
+use crate::served::Served;
 use crate::snapshot::Publisher;
 use crate::status::{PortStatus, StopReport, WorkerStatus};
 use crate::worker::doorbell::Doorbell;
+use crate::worker::tracked::{Line, TableOptions, Tables};
 use crate::worker::{Worker, thread};
 use crate::xsk::{Attached, Depot, LONGEST_FRAME, Meter, PortConfig, Program, Region, Taps, XskPort};
 
@@ -66,6 +68,7 @@ pub struct Options {
     pub workers: usize,
     pub xdp_mode: XdpMode,
     pub zero_copy: ZeroCopy,
+    pub tables: TableOptions,
 }
 
 /// Ports and workers. Dropping it detaches everything, as does the death of the process: from then on the kernel
@@ -80,9 +83,23 @@ pub struct Dataplane {
     doorbells: Vec<Arc<Doorbell>>,
     samples: Vec<Samples>,
     local: HashSet<IpAddr>,
+    served: Served,
+    /// To and from the workers' connections, if these are not those of a dataplane before.
+    lines: Option<Vec<Line>>,
+    /// What the XDP programs know of nat, once they do.
+    nat: Option<NatPorts>,
     taps: Taps,
     depot: Arc<Depot>,
     region: Arc<Region>,
+}
+
+/// Which packets to the machine's own addresses translation may take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct NatPorts {
+    /// Connections are translated: ICMP errors may be about one of them.
+    translates: bool,
+    /// What destination nat rules may take: by protocol and port, or anything.
+    by_rules: Option<Vec<(u8, PortRange)>>,
 }
 
 /// A port that is ours.
@@ -95,6 +112,7 @@ struct Taken {
     zero_copy: bool,
     meters: Vec<Meter>,
     serving: bool,
+    translates: bool,
 }
 
 type AnyWorker = Worker<XskPort, Taps>;
@@ -115,8 +133,15 @@ impl Dataplane {
     /// # Errors
     ///
     /// Names the interface and what to do. What was opened until then is closed again.
-    pub fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -> Result<Dataplane, OpenError> {
-        open::open(options, ports, policy)
+    pub fn open(
+        options: &Options,
+        ports: &[PortSpec],
+        policy: Arc<Policy>,
+        before: Option<Tables>,
+    ) -> Result<Dataplane, OpenError> {
+        let mut dataplane = open::open(options, ports, Arc::clone(&policy), before)?;
+        dataplane.serve_nat(&policy);
+        Ok(dataplane)
     }
 
     /// Starts the workers, then attaches the XDP programs by links, which end with the process.
@@ -138,6 +163,7 @@ impl Dataplane {
     /// Gives the workers a newer policy. Does not wait; the newest wins.
     pub fn publish(&mut self, policy: Arc<Policy>) {
         self.counters.iter().for_each(|counters| counters.rules.reserve(policy.counter_slots()));
+        self.serve_nat(&policy);
         self.publisher.publish(policy);
         // A sleeper adopts as well: `adopted` follows, and the old policy comes back.
         self.doorbells.iter().for_each(|doorbell| doorbell.ring());
@@ -228,8 +254,42 @@ impl Dataplane {
         sum
     }
 
-    /// Detaches, sends what is under way (for half a second at most), ends the workers and closes everything.
-    pub fn stop(mut self) -> StopReport {
+    /// Tells the XDP programs what of the packets to own addresses translation may take.
+    fn serve_nat(&mut self, policy: &Policy) {
+        let translates = Family::BOTH.iter().any(|family| policy.conntrack(*family) == Conntrack::Translates);
+        let ports = Family::BOTH.map(|family| policy.destination_nat_ports(family));
+        let by_rules = ports.into_iter().collect::<Option<Vec<_>>>().map(|ports| ports.concat());
+        let nat = NatPorts { translates, by_rules };
+        let before = self.nat.as_ref();
+        if before.is_none_or(|before| before.by_rules != nat.by_rules) {
+            self.served.rules(|protocol, port| match &nat.by_rules {
+                None => true,
+                Some(ports) => ports.iter().any(|(of, range)| *of == protocol && range.contains(port)),
+            });
+        }
+        if before.is_none_or(|before| before.translates != translates) {
+            for taken in &mut self.ports {
+                taken.translates = translates;
+                taken.configure();
+            }
+        }
+        self.nat = Some(nat);
+    }
+
+    /// The ends of the queues to and from the workers' connections, for whoever keeps these in step with the kernel; once, and not
+    /// if the connections are those of a dataplane before.
+    pub fn take_lines(&mut self) -> Option<Vec<Line>> {
+        self.lines.take()
+    }
+
+    /// To wake the workers, in their order.
+    pub fn doorbells(&self) -> &[Arc<Doorbell>] {
+        &self.doorbells
+    }
+
+    /// Detaches, sends what is under way (for half a second at most), ends the workers and closes everything but the tables of
+    /// connections.
+    pub fn stop(mut self) -> (StopReport, Tables) {
         self.ports.iter_mut().for_each(Taken::detach);
         let mut workers = self.crew.halt();
         let mut report = StopReport { frames: self.region.total(), ..StopReport::default() };
@@ -237,12 +297,12 @@ impl Dataplane {
             report.abandoned += worker.abandon();
             report.unsent += worker.queues().iter().map(|queue| queue.io.in_flight()).sum::<usize>();
         }
-        drop(workers);
+        let tracked = workers.into_iter().map(Worker::into_tracked).collect();
         report.counters = self.counters();
-        let Dataplane { region, depot, .. } = self;
+        let Dataplane { region, depot, served, .. } = self;
         drop(depot);
         report.lost = report.frames - region.home();
-        report
+        (report, Tables::of(tracked, served))
     }
 
     fn port_mut(&mut self, id: PortId) -> Option<&mut Taken> {
@@ -287,9 +347,16 @@ impl Taken {
         self.attached = None;
     }
 
+    /// What the XDP program has to know of the port.
+    fn config(&self) -> PortConfig {
+        let Taken { spec, punted, serving, translates, .. } = self;
+        let longest = spec.mtu.saturating_add(crate::packet::ETHERNET as u32).min(LONGEST_FRAME);
+        PortConfig { mac: spec.mac, punted: *punted, serving: *serving, translates: *translates, longest }
+    }
+
     fn configure(&self) {
         // Cannot fail: the one element of an array map of ours.
-        let _ = self.program.configure(config(&self.spec, self.punted, self.serving));
+        let _ = self.program.configure(self.config());
     }
 
     fn status(&self, taps: &Taps) -> PortStatus {
@@ -308,12 +375,6 @@ impl Taken {
             missed: self.meters.iter().map(Meter::missed).sum(),
         }
     }
-}
-
-/// What the XDP program has to know of a port.
-fn config(spec: &PortSpec, punted: Option<Mac>, serving: bool) -> PortConfig {
-    let longest = spec.mtu.saturating_add(crate::packet::ETHERNET as u32).min(LONGEST_FRAME);
-    PortConfig { mac: spec.mac, punted, serving, longest }
 }
 
 impl Crew {

@@ -15,6 +15,7 @@ pub mod port;
 pub mod punt;
 mod rule_counters;
 pub mod sample;
+pub mod served;
 pub mod sim;
 pub mod snapshot;
 mod status;

@@ -4,17 +4,16 @@ use std::array;
 use std::sync::OnceLock;
 
 use shunt_policy::config::CounterSlot;
-use shunt_policy::{Ifindex, Policy, Tally};
+use shunt_policy::Tally;
 
 use crate::counters::Counter;
-use crate::packet::Packet;
 
 /// Counters in one piece of memory.
 const PIECE: usize = 1024;
 /// Pieces at most: rules beyond a million are evaluated, but not counted.
 const PIECES: usize = 1024;
-/// Rules that are remembered of a packet; one that more rules count is decided a second time.
-const HITS: usize = 30;
+/// Rules that a packet can hit without more memory being asked for.
+const HITS: usize = 256;
 
 /// One worker's counters of rules, by their slots. Written by that worker alone, but for new pieces, which the control side adds
 /// before it publishes a policy that needs them ([`OnceLock`]'s Release and Acquire).
@@ -68,62 +67,35 @@ impl RuleCounters {
         self.counter(slot).map_or(RuleCount::default(), of)
     }
 
-    /// Counts for the rules that a packet has hit, now that it is certain that the kernel will not.
-    pub(crate) fn settle(&self, hits: &Hits, packet: &Packet, iif: Ifindex, policy: &Policy) {
-        let bytes = packet.length as u32;
-        if hits.more {
-            let _ = policy.decide_counting(&packet.query(iif), &mut Direct { counters: self, bytes });
-        } else {
-            hits.slots[..hits.length].iter().for_each(|slot| self.add(*slot, bytes));
-        }
+    /// Counts for the rules that a packet of this many bytes has hit, now that it is certain that the kernel will not.
+    pub(crate) fn settle(&self, hits: &Hits, bytes: u32) {
+        hits.0.iter().for_each(|slot| self.add(*slot, bytes));
     }
 }
 
-/// The rules that one packet has hit so far.
-pub(crate) struct Hits {
-    slots: [CounterSlot; HITS],
-    length: usize,
-    /// There were more.
-    more: bool,
-}
+/// The rules that one packet has hit so far. Has room for the most that a packet has ever hit.
+pub(crate) struct Hits(Vec<CounterSlot>);
 
 impl Default for Hits {
     fn default() -> Self {
-        Hits { slots: [CounterSlot(0); HITS], length: 0, more: false }
+        Hits(Vec::with_capacity(HITS))
     }
 }
 
 impl Hits {
     /// Before the next packet.
     pub(crate) fn clear(&mut self) {
-        (self.length, self.more) = (0, false);
+        self.0.clear();
     }
 
     pub(crate) fn any(&self) -> bool {
-        self.length > 0
+        !self.0.is_empty()
     }
 }
 
 impl Tally for Hits {
     fn count(&mut self, slot: CounterSlot) {
-        match self.slots.get_mut(self.length) {
-            Some(place) => {
-                *place = slot;
-                self.length += 1;
-            }
-            None => self.more = true,
-        }
-    }
-}
-
-struct Direct<'a> {
-    counters: &'a RuleCounters,
-    bytes: u32,
-}
-
-impl Tally for Direct<'_> {
-    fn count(&mut self, slot: CounterSlot) {
-        self.counters.add(slot, self.bytes);
+        self.0.push(slot);
     }
 }
 
@@ -147,16 +119,5 @@ mod tests {
         assert_eq!(counters.value(CounterSlot(2048)), RuleCount::default());
         counters.reserve(usize::MAX);
         assert_eq!(counters.value(CounterSlot(u32::MAX)), RuleCount::default());
-    }
-
-    #[test]
-    fn more_hits_than_there_is_room_for_are_known_to_be_more() {
-        let mut hits = Hits::default();
-        (0..HITS as u32).for_each(|slot| hits.count(CounterSlot(slot)));
-        assert!(hits.any() && !hits.more);
-        hits.count(CounterSlot(99));
-        assert!(hits.more);
-        hits.clear();
-        assert!(!hits.any() && !hits.more);
     }
 }

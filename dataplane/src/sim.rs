@@ -14,7 +14,9 @@ use crate::sample::Sample;
 use crate::status::WorkerStatus;
 use crate::worker::Queue;
 use crate::worker::Worker;
+use crate::served::Served;
 use crate::worker::crew::{Assembled, assemble, owner};
+use crate::worker::tracked::{Line, TableOptions, Tables};
 use crate::xsk::{BATCH, Depot, Frame, LONGEST_FRAME, Pool, Region};
 
 /// Frames each queue takes to receive into, and the most that can wait to be sent.
@@ -177,6 +179,7 @@ pub struct SimSpec {
 /// After every round each frame of memory must be found exactly once, or the round panics.
 pub struct Router {
     assembled: Assembled<SimPort, SimPunt>,
+    lines: Vec<Line>,
     punt: SimPunt,
     depot: Arc<Depot>,
     region: Arc<Region>,
@@ -185,6 +188,11 @@ pub struct Router {
 impl Router {
     /// A router with `workers` workers (at least one). Panics if the process has no file descriptor left.
     pub fn new(workers: usize, ports: &[SimSpec], policy: Arc<Policy>) -> Self {
+        Router::with_connections(workers, ports, policy, 1 << 16)
+    }
+
+    /// The same with room for so many connections.
+    pub fn with_connections(workers: usize, ports: &[SimSpec], policy: Arc<Policy>, connections: usize) -> Self {
         let workers = workers.max(1);
         let queues: usize = ports.iter().map(|port| port.queues as usize).sum();
         let frames = queues * 2 * RING + workers * 16 * BATCH;
@@ -197,8 +205,10 @@ impl Router {
             (number, Queue { port: port.id, iif: port.ifindex, io: SimPort::new(Arc::clone(&region)) })
         };
         let queues = ports.iter().flat_map(|port| (0..port.queues).map(move |number| queue(port, number))).collect();
-        let assembled = assemble(workers, queues, policy, &depot, &punt).expect("file descriptors for the doorbells");
-        Router { assembled, punt, depot, region }
+        let options = TableOptions { capacity: connections, settings: Arc::default(), seed: 1 };
+        let (tables, lines) = Tables::new(workers, &options, Served::plain(), None);
+        let assembled = assemble(tables, queues, policy, &depot, &punt).expect("file descriptors for the doorbells");
+        Router { assembled, lines, punt, depot, region }
     }
 
     /// Puts a frame on the wire to a queue. Panics if there is no such queue.
@@ -254,6 +264,11 @@ impl Router {
     /// Leaves a newer policy for the workers.
     pub fn publish(&mut self, policy: Arc<Policy>) {
         self.assembled.publisher.publish(policy);
+    }
+
+    /// The control side's ends of the queues to and from the workers' connections, by worker.
+    pub fn lines(&mut self) -> &mut [Line] {
+        &mut self.lines
     }
 
     /// Takes the decisions that all workers have kept.

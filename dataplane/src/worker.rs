@@ -4,21 +4,24 @@ pub mod crew;
 pub mod doorbell;
 pub mod handover;
 pub mod thread;
+pub mod tracked;
 
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
-use shunt_policy::{DropReason, Ifindex, PortId, PuntReason, Stop};
+use shunt_policy::connection::Trackless;
+use shunt_policy::{DropReason, Egress, Ifindex, PortId, PuntReason, Stop};
 
 use crate::counters::WorkerCounters;
-use crate::packet::Packet;
+use crate::packet::{Ends, Packet};
 use crate::port::Port;
 use crate::punt::Punt;
 use crate::rule_counters::Hits;
 use crate::sample::Sampler;
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
-use handover::{Exchange, Handed};
+use handover::{Exchange, Handed, Task};
+use tracked::{Tracked, local, tracks};
 
 /// One queue that the worker owns.
 pub struct Queue<P> {
@@ -50,6 +53,7 @@ pub struct Worker<P, K> {
     punt: K,
     counters: Arc<CachePadded<WorkerCounters>>,
     samples: Sampler,
+    tracked: Tracked,
     /// Received and not yet dealt with; kept for its memory.
     batch: Vec<Frame>,
     /// The rules that the packet at hand has hit; kept for its memory.
@@ -68,11 +72,12 @@ pub struct Parts<P, K> {
     pub punt: K,
     pub counters: Arc<CachePadded<WorkerCounters>>,
     pub samples: Sampler,
+    pub tracked: Tracked,
 }
 
 impl<P: Port, K: Punt> Worker<P, K> {
     pub fn new(parts: Parts<P, K>) -> Self {
-        let Parts { policy, queues, ways, exchange, pool, punt, counters, samples } = parts;
+        let Parts { policy, queues, ways, exchange, pool, punt, counters, samples, tracked } = parts;
         counters.adopted(policy.generation());
         let batch = Vec::with_capacity(BATCH);
         Worker {
@@ -84,6 +89,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             punt,
             counters,
             samples,
+            tracked,
             batch,
             hits: Hits::default(),
             waiting: 0,
@@ -95,6 +101,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
         if self.policy.adopt() {
             self.counters.adopted(self.policy.generation());
         }
+        self.tracked.begin();
         let mut done = 0;
         for queue in 0..self.queues.len() {
             done += self.receive(queue);
@@ -104,8 +111,9 @@ impl<P: Port, K: Punt> Worker<P, K> {
         }
         self.flush();
         self.exchange.notify();
+        self.tracked.sweep(done == 0);
         self.account();
-        done
+        done + usize::from(self.tracked.is_told())
     }
 
     /// Takes a batch from one queue and sends each frame its way.
@@ -126,37 +134,77 @@ impl<P: Port, K: Punt> Worker<P, K> {
     }
 
     /// The packet path: read, decide, act.
-    fn dispatch(&mut self, mut frame: Frame, ingress: PortId, iif: Ifindex) {
+    fn dispatch(&mut self, frame: Frame, ingress: PortId, iif: Ifindex) {
         let packet = match Packet::parse(&frame) {
             Ok(packet) => packet,
             Err(stop) => return self.stop(frame, ingress, stop),
         };
+        if tracks(self.policy.current(), packet.family()) {
+            return self.dispatch_tracked(frame, packet, ingress, iif);
+        }
         self.hits.clear();
-        match self.policy.current().decide_counting(&packet.query(iif), &mut self.hits) {
+        match self.policy.current().decide_counting(&packet.query(iif), &mut Trackless, &mut self.hits) {
             Ok(egress) => match self.way(egress.port()) {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
-                way => {
-                    self.count_rules(&packet, iif);
-                    // Until here the frame is as it came.
-                    let length = packet.rewrite(&mut frame, &egress);
-                    frame.truncate(length);
-                    self.counters.neighbours.set(egress.neighbour());
-                    self.send(frame, egress.port(), way);
-                }
+                way => self.forward(frame, packet, &egress, &Ends::default(), way),
             },
-            Err(stop) => {
-                if matches!(stop, Stop::Drop(_)) {
-                    self.count_rules(&packet, iif);
+            Err(stop) => self.end(frame, packet, ingress, stop),
+        }
+    }
+
+    /// The same for a packet of a connection, by the worker that owns that.
+    fn dispatch_tracked(&mut self, frame: Frame, packet: Packet, ingress: PortId, iif: Ifindex) {
+        let seen = packet.seen(&frame, self.tracked.connections.verifies_checksums());
+        let owner = self.tracked.owner(&seen);
+        if owner != self.exchange.number() {
+            return self.give(frame, owner, Task::Decide { ingress, iif }, DropReason::HandoverFull);
+        }
+        let policy = self.policy.current();
+        self.hits.clear();
+        let mut tracker = self.tracked.connections.tracker(seen, local(&packet, policy), self.tracked.now);
+        match policy.decide_counting(&packet.query(iif), &mut tracker, &mut self.hits) {
+            Ok(egress) => {
+                let way = self.ways.get(usize::from(egress.port().0)).copied().unwrap_or(Way::None);
+                if way == Way::None {
+                    tracker.punted();
+                    return self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken));
                 }
-                self.stop(frame, ingress, stop);
+                let quoted = tracker.quoted();
+                match tracker.forwarded() {
+                    Ok(()) => self.forward(frame, packet, &egress, &quoted, way),
+                    Err(stop) => self.end(frame, packet, ingress, stop),
+                }
+            }
+            Err(stop) => {
+                match stop {
+                    Stop::Drop(_) => tracker.dropped(),
+                    Stop::Punt(_) => tracker.punted(),
+                }
+                self.end(frame, packet, ingress, stop);
             }
         }
     }
 
+    /// Until here the frame is as it came.
+    fn forward(&mut self, mut frame: Frame, packet: Packet, egress: &Egress, quoted: &Ends, way: Way) {
+        self.count_rules(&packet);
+        let length = packet.rewrite(&mut frame, egress, quoted);
+        frame.truncate(length);
+        self.counters.neighbours.set(egress.neighbour());
+        self.send(frame, egress.port(), way);
+    }
+
+    fn end(&mut self, frame: Frame, packet: Packet, ingress: PortId, stop: Stop) {
+        if matches!(stop, Stop::Drop(_)) {
+            self.count_rules(&packet);
+        }
+        self.stop(frame, ingress, stop);
+    }
+
     /// The kernel counts what it is given; of the rest it knows nothing.
-    fn count_rules(&self, packet: &Packet, iif: Ifindex) {
+    fn count_rules(&self, packet: &Packet) {
         if self.hits.any() {
-            self.counters.rules.settle(&self.hits, packet, iif, self.policy.current());
+            self.counters.rules.settle(&self.hits, packet.length as u32);
         }
     }
 
@@ -167,26 +215,33 @@ impl<P: Port, K: Punt> Worker<P, K> {
     fn send(&mut self, frame: Frame, egress: PortId, way: Way) {
         match way {
             Way::Own(queue) => self.transmit(frame, queue),
-            Way::Give(worker) => match self.exchange.give(worker, Handed { frame, egress }) {
-                Ok(()) => {
-                    self.pool.departed();
-                    self.counters.handed_over.add(1);
-                }
-                Err(frame) => self.discard(frame, DropReason::TransmitFull),
-            },
+            Way::Give(worker) => self.give(frame, worker, Task::Send(egress), DropReason::TransmitFull),
             Way::None => self.discard(frame, DropReason::TransmitFull),
         }
     }
 
-    /// Sends what another worker left in one inbox, at most a batch.
+    fn give(&mut self, frame: Frame, worker: usize, to: Task, or: DropReason) {
+        match self.exchange.give(worker, Handed { frame, to }) {
+            Ok(()) => {
+                self.pool.departed();
+                self.counters.handed_over.add(1);
+            }
+            Err(frame) => self.discard(frame, or),
+        }
+    }
+
+    /// Deals with what another worker left in one inbox, at most a batch.
     fn collect(&mut self, inbox: usize) -> usize {
         for taken in 0..BATCH {
-            let Some(Handed { frame, egress }) = self.exchange.take(inbox) else { return taken };
+            let Some(Handed { frame, to }) = self.exchange.take(inbox) else { return taken };
             self.pool.arrived();
-            match self.way(egress) {
-                Way::Own(queue) => self.transmit(frame, queue),
-                // The giver's table of ways and ours come from one place.
-                Way::Give(_) | Way::None => self.discard(frame, DropReason::TransmitFull),
+            match to {
+                Task::Decide { ingress, iif } => self.dispatch(frame, ingress, iif),
+                Task::Send(egress) => match self.way(egress) {
+                    Way::Own(queue) => self.transmit(frame, queue),
+                    // The giver's table of ways and ours come from one place.
+                    Way::Give(_) | Way::None => self.discard(frame, DropReason::TransmitFull),
+                },
             }
         }
         BATCH
@@ -278,6 +333,11 @@ impl<P: Port, K: Punt> Worker<P, K> {
     /// Number of frames that other workers left and this one has not taken yet.
     pub fn inbox(&self) -> usize {
         self.exchange.waiting()
+    }
+
+    /// Its connections, for the next worker in its place.
+    pub fn into_tracked(self) -> Tracked {
+        self.tracked
     }
 
     pub(crate) fn exchange(&self) -> &Exchange {

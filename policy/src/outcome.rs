@@ -147,6 +147,7 @@ reasons! {
         NatNoAddress = "nat_no_address", "the egress has no address to masquerade behind";
         NatMoved = "nat_moved", "a masqueraded connection would leave by another interface: it ends";
         ConntrackFull = "conntrack_full", "there are too many connections, and none that may be dropped early";
+        HandoverFull = "handover_full", "the worker that owns the connection is behind";
         TransmitFull = "transmit_full", "the egress queue is full";
         PuntFull = "punt_full", "the kernel took no more punted frames";
     }

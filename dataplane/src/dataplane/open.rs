@@ -8,19 +8,30 @@ use std::sync::atomic::AtomicBool;
 
 use shunt_policy::{Mac, Policy};
 
-use super::{Crew, Dataplane, Options, PortSpec, Taken, XdpMode, ZeroCopy, config};
+use super::{Crew, Dataplane, Options, PortSpec, Taken, XdpMode, ZeroCopy};
 use crate::error::OpenError;
+use crate::served::Served;
 use crate::worker::crew::{Assembled, assemble};
+use crate::worker::tracked::Tables;
 use crate::worker::{Queue, thread};
 use crate::xsk::{BindMode, CHUNK, Depot, Program, Sockets, Tap, Taps, XskPort};
 
 /// See [`Dataplane::open`].
-pub(super) fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -> Result<Dataplane, OpenError> {
+pub(super) fn open(
+    options: &Options,
+    ports: &[PortSpec],
+    policy: Arc<Policy>,
+    before: Option<Tables>,
+) -> Result<Dataplane, OpenError> {
     check(ports)?;
     let workers = workers(options, ports);
+    let served = match &before {
+        Some(tables) => tables.served().clone(),
+        None => Served::create().map_err(unserved)?,
+    };
     let mut taken = Vec::with_capacity(ports.len());
     for spec in ports {
-        taken.push(take(spec)?);
+        taken.push(take(spec, &served)?);
     }
     let taps = taps(ports)?;
     let Opened { sockets, depot, queues: opened } = sockets(options, ports, workers)?;
@@ -34,7 +45,14 @@ pub(super) fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -
         }
     }
     let queues = taken.iter().zip(opened).flat_map(|(taken, sockets)| queues_of(&taken.spec, sockets)).collect();
-    let assembled = assemble(workers, queues, policy, &depot, &taps).map_err(|source| OpenError::Worker { source })?;
+    let (tables, lines) = match before {
+        Some(tables) if tables.fit(workers) => (tables, None),
+        before => {
+            let (tables, lines) = Tables::new(workers, &options.tables, served.clone(), before);
+            (tables, Some(lines))
+        }
+    };
+    let assembled = assemble(tables, queues, policy, &depot, &taps).map_err(|source| OpenError::Worker { source })?;
     let Assembled { workers, publisher, counters, doorbells, samples } = assembled;
     let stop = Arc::new(AtomicBool::new(false));
     Ok(Dataplane {
@@ -46,6 +64,9 @@ pub(super) fn open(options: &Options, ports: &[PortSpec], policy: Arc<Policy>) -
         doorbells,
         samples,
         local: HashSet::new(),
+        served,
+        lines,
+        nat: None,
         taps,
         depot,
         region: Arc::clone(sockets.region()),
@@ -101,8 +122,17 @@ fn workers(options: &Options, ports: &[PortSpec]) -> usize {
     wanted.clamp(1, sockets as usize)
 }
 
+fn unserved(source: io::Error) -> OpenError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            OpenError::Capability { doing: "making a BPF map".to_owned(), needed: "CAP_BPF" }
+        }
+        _ => OpenError::Memory { bytes: Served::BYTES, source },
+    }
+}
+
 /// Loads the program of a port, if the interface is there and free.
-fn take(spec: &PortSpec) -> Result<Taken, OpenError> {
+fn take(spec: &PortSpec, served: &Served) -> Result<Taken, OpenError> {
     let interface = || spec.name.clone();
     match Program::present(spec.ifindex) {
         Ok(None) => {}
@@ -120,9 +150,9 @@ fn take(spec: &PortSpec) -> Result<Taken, OpenError> {
         },
         _ => OpenError::Program { interface: spec.name.clone(), source },
     };
-    let program = Program::load(queues(spec)).map_err(failed)?;
-    program.configure(config(spec, None, true)).map_err(failed)?;
-    Ok(Taken {
+    let Some(map) = served.map() else { return Err(failed(io::Error::other("no map of served ports"))) };
+    let program = Program::load(queues(spec), map).map_err(failed)?;
+    let taken = Taken {
         spec: spec.clone(),
         program,
         attached: None,
@@ -130,7 +160,10 @@ fn take(spec: &PortSpec) -> Result<Taken, OpenError> {
         zero_copy: false,
         meters: Vec::new(),
         serving: true,
-    })
+        translates: false,
+    };
+    taken.program.configure(taken.config()).map_err(failed)?;
+    Ok(taken)
 }
 
 /// One tap per port, by the number of the port.

@@ -6,7 +6,9 @@ mod ipv4;
 mod ipv6;
 mod offload;
 mod sctp;
+mod seen;
 mod tcp;
+mod translate;
 mod transport;
 
 use std::net::IpAddr;
@@ -15,6 +17,7 @@ use shunt_policy::{DropReason, Egress, Family, Ifindex, Mac, Mark, PuntReason, Q
 
 pub use offload::{Offload, partial};
 pub use tcp::TcpFacts;
+pub use translate::Ends;
 
 /// Length of an Ethernet header without a tag, in bytes.
 pub const ETHERNET: usize = ethernet::LENGTH;
@@ -86,20 +89,28 @@ impl Packet {
         frame.get_mut(ETHERNET + self.header..ETHERNET + self.length)
     }
 
-    /// Makes the frame ready to leave: TOS, TTL and MSS as rules have left them, checksums, Ethernet addresses. Returns the length
-    /// it leaves with, in bytes, which is without the padding it may have come with. `frame` is the one this was parsed from.
-    pub fn rewrite(&self, frame: &mut [u8], egress: &Egress) -> usize {
+    /// Makes the frame ready to leave: TOS, TTL, MSS and both ends as rules have left them, checksums, Ethernet addresses. `quoted` are the
+    /// ends of the packet that an ICMP error quotes. Returns the length it leaves with, in bytes, which is without the padding it may
+    /// have come with. `frame` is the one this was parsed from.
+    pub fn rewrite(&self, frame: &mut [u8], egress: &Egress, quoted: &Ends) -> usize {
         match self.family() {
             Family::V4 => ipv4::rewrite(self, frame, egress),
             Family::V6 => ipv6::rewrite(self, frame, egress),
         }
+        let unfinished = self.payload(frame).and_then(|payload| transport::unfinished(self, payload));
+        if let (Some(old), Some(new), Some(payload)) = (self.tcp.mss, egress.mss(), self.payload(frame))
+            && old != new
+        {
+            tcp::lower_mss(payload, unfinished.is_some(), old, new);
+        }
+        let ends = Ends { source: egress.new_source(), destination: egress.new_destination() };
+        if let Some(packet) = frame.get_mut(ETHERNET..)
+            && !(ends.is_none() && quoted.is_none())
+        {
+            translate::packet(self, packet, unfinished, &ends, quoted);
+        }
         if let Some(payload) = self.payload(frame) {
-            if let (Some(old), Some(new)) = (self.tcp.mss, egress.mss())
-                && old != new
-            {
-                tcp::lower_mss(self, payload, old, new);
-            }
-            transport::complete(self, payload);
+            transport::complete(self, payload, unfinished);
         }
         ethernet::address(frame, egress.source(), egress.destination());
         ETHERNET + self.length

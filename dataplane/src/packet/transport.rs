@@ -9,12 +9,12 @@ use super::{Packet, checksum, offload, punt, sctp};
 pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
-const DCCP: u8 = 33;
+pub(super) const DCCP: u8 = 33;
 const ESP: u8 = 50;
 const AH: u8 = 51;
 pub(super) const ICMPV6: u8 = 58;
 pub(super) const SCTP: u8 = 132;
-const UDP_LITE: u8 = 136;
+pub(super) const UDP_LITE: u8 = 136;
 
 /// Reads the part that rules may look at. `icmp` is the protocol number of the family's own ICMP.
 ///
@@ -46,15 +46,15 @@ pub(super) fn parse(protocol: u8, icmp: u8, payload: &[u8]) -> Result<Transport,
 }
 
 /// Computes the checksum of a TCP or UDP packet if it is only the folded sum of the pseudo-header, which is how a veth
-/// or virtio peer hands over what it expects hardware to complete. Leaves all others alone, right or wrong, as a
-/// router does.
+/// or virtio peer hands over what it expects hardware to complete: it stands at `unfinished`. Leaves all others alone, right or
+/// wrong, as a router does.
 ///
 /// A finished checksum equals that sum once in 65535 packets. No harm: to complete it again yields the same value.
-pub(super) fn complete(packet: &Packet, payload: &mut [u8]) {
+pub(super) fn complete(packet: &Packet, payload: &mut [u8], unfinished: Option<usize>) {
     if packet.protocol == SCTP {
         return sctp::complete(payload);
     }
-    let Some(offset) = unfinished(packet, payload) else { return };
+    let Some(offset) = unfinished else { return };
     // The field holds the pseudo-header's sum, so the sum over the bytes as they are includes it (skb_checksum_help).
     let sum = !checksum::fold(checksum::sum(payload));
     // RFC 768: an all-zero checksum means "none", so zero is sent as its other representation.

@@ -8,6 +8,7 @@ use shunt_policy::{Policy, PortId};
 
 use super::doorbell::Doorbell;
 use super::handover::Exchange;
+use super::tracked::Tables;
 use super::{Parts, Queue, Way, Worker};
 use crate::counters::WorkerCounters;
 use crate::port::Port;
@@ -28,19 +29,21 @@ pub struct Assembled<P, K> {
     pub samples: Vec<Samples>,
 }
 
-/// Makes `workers` workers. `queues` are those of all ports, each with its number within its port; frames come from
-/// `depot`.
+/// Makes as many workers as there are `tables`. `queues` are those of all ports, each with its number within its port; frames come
+/// from `depot`.
 ///
 /// # Errors
 ///
 /// No more file descriptors for the doorbells.
 pub fn assemble<P: Port, K: Punt + Clone>(
-    workers: usize,
+    tables: Tables,
     queues: Vec<(u32, Queue<P>)>,
     policy: Arc<Policy>,
     depot: &Arc<Depot>,
     punt: &K,
 ) -> io::Result<Assembled<P, K>> {
+    let tracked = tables.into_parts();
+    let workers = tracked.len();
     let counts = counts(queues.iter().map(|(_, queue)| queue.port));
     let mut owned: Vec<Vec<Queue<P>>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, queue) in queues {
@@ -52,8 +55,9 @@ pub fn assemble<P: Port, K: Punt + Clone>(
     counters.iter().for_each(|counters| counters.rules.reserve(policy.counter_slots()));
     let (publisher, subscribers) = snapshot::channel(workers, policy);
     let (samplers, samples): (Vec<_>, Vec<_>) = (0..workers).map(|_| sample::channel()).unzip();
-    let workers = owned.into_iter().zip(exchanges).zip(subscribers).zip(samplers).enumerate().map(|(index, parts)| {
-        let (((queues, exchange), policy), samples) = parts;
+    let parts = owned.into_iter().zip(exchanges).zip(subscribers).zip(samplers).zip(tracked);
+    let workers = parts.enumerate().map(|(index, parts)| {
+        let ((((queues, exchange), policy), samples), tracked) = parts;
         Worker::new(Parts {
             policy,
             ways: ways(index, workers, &counts, &queues),
@@ -63,6 +67,7 @@ pub fn assemble<P: Port, K: Punt + Clone>(
             punt: punt.clone(),
             counters: Arc::clone(&counters[index]),
             samples,
+            tracked,
         })
     });
     Ok(Assembled { workers: workers.collect(), publisher, counters, doorbells, samples })

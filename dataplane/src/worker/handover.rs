@@ -1,10 +1,11 @@
-//! Frames that leave by a queue of another worker: a ring of descriptors per pair of workers, never a copy.
+//! Frames for another worker, which owns their connection or a queue of their egress: a ring of descriptors per pair of workers, never a
+//! copy.
 
 use std::io;
 use std::sync::Arc;
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
-use shunt_policy::PortId;
+use shunt_policy::{Ifindex, PortId};
 
 use super::doorbell::Doorbell;
 use crate::xsk::Frame;
@@ -12,14 +13,25 @@ use crate::xsk::Frame;
 /// Frames that can wait between two workers.
 pub const WAITING: usize = 2048;
 
-/// A frame, ready to leave, and the port it leaves by.
+/// A frame for another worker.
 pub struct Handed {
     pub frame: Frame,
-    pub egress: PortId,
+    pub to: Task,
+}
+
+/// What is to be done with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Task {
+    /// It is ready to leave by this port.
+    Send(PortId),
+    /// It came by this port, and its connection is the other worker's.
+    Decide { ingress: PortId, iif: Ifindex },
 }
 
 /// One worker's ends of the rings to and from all others.
 pub struct Exchange {
+    /// Whose they are.
+    number: usize,
     doorbell: Arc<Doorbell>,
     /// By the number of the worker; `None` for itself.
     outboxes: Vec<Option<Outbox>>,
@@ -39,7 +51,13 @@ impl Exchange {
         let doorbells: Vec<_> = (0..workers).map(|_| Doorbell::new().map(Arc::new)).collect::<io::Result<_>>()?;
         let mut ends: Vec<Exchange> = doorbells
             .iter()
-            .map(|bell| Exchange { doorbell: Arc::clone(bell), outboxes: Vec::new(), inboxes: Vec::new() })
+            .enumerate()
+            .map(|(number, bell)| Exchange {
+                number,
+                doorbell: Arc::clone(bell),
+                outboxes: Vec::new(),
+                inboxes: Vec::new(),
+            })
             .collect();
         for giver in 0..workers {
             for taker in 0..workers {
@@ -54,6 +72,11 @@ impl Exchange {
             }
         }
         Ok(ends)
+    }
+
+    /// Which worker this is.
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// Leaves a frame for worker `taker`.

@@ -8,6 +8,8 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, 
 use nix::fcntl::{FcntlArg, fcntl};
 use shunt_policy::{Ifindex, Mac, PassReason};
 
+use super::served::ServedMap;
+
 /// libbpf reads the object in place and wants it aligned.
 #[repr(align(8))]
 struct Aligned<T: ?Sized>(T);
@@ -26,6 +28,8 @@ pub(crate) struct PortConfig {
     /// Stands in for `mac` in punted frames, if the program is attached in generic mode.
     pub(crate) punted: Option<Mac>,
     pub(crate) serving: bool,
+    /// ICMP errors to the machine's own addresses are for the workers.
+    pub(crate) translates: bool,
     /// Longest frame in bytes that a worker takes, Ethernet header included.
     pub(crate) longest: u32,
 }
@@ -33,7 +37,7 @@ pub(crate) struct PortConfig {
 impl PortConfig {
     /// Byte for byte `struct port` of redirect.bpf.c.
     fn bytes(&self) -> [u8; 20] {
-        let PortConfig { mac, punted, serving, longest } = self;
+        let PortConfig { mac, punted, serving, translates, longest } = self;
         let mut bytes = [0; 20];
         bytes[..6].copy_from_slice(&mac.0);
         if let Some(punted) = punted {
@@ -41,6 +45,7 @@ impl PortConfig {
             bytes[12] = 1;
         }
         bytes[13] = u8::from(*serving);
+        bytes[14] = u8::from(*translates);
         bytes[16..].copy_from_slice(&longest.to_ne_bytes());
         bytes
     }
@@ -67,14 +72,17 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Loads the program, with room for the sockets of `queues` queues.
-    pub(crate) fn load(queues: u32) -> io::Result<Self> {
+    /// Loads the program, with room for the sockets of `queues` queues. `served` is shared by the programs of all ports.
+    pub(crate) fn load(queues: u32, served: &ServedMap) -> io::Result<Self> {
         // What goes wrong is in the error that we return; libbpf would print it as well.
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(&REDIRECT.0).map_err(cause)?;
         for mut map in open.maps_mut() {
             if map.name() == "xsks" {
                 map.set_max_entries(queues).map_err(cause)?;
+            }
+            if map.name() == "served" {
+                map.reuse_fd(served.descriptor()).map_err(cause)?;
             }
         }
         let object = open.load().map_err(cause)?;
@@ -190,7 +198,7 @@ fn closed_first(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// libbpf's error with all it says; of the errno only the kind can be had.
-fn cause(error: libbpf_rs::Error) -> io::Error {
+pub(super) fn cause(error: libbpf_rs::Error) -> io::Error {
     let kind = match error.kind() {
         ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
         ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,

@@ -35,8 +35,7 @@ pub(crate) fn ifindex(port: PortId) -> Ifindex {
     Ifindex(10 + u32::from(port.0))
 }
 
-pub(crate) fn config() -> Config {
-    let link = |port: PortId| Link::port(ifindex(port), &format!("eth{}", port.0), own(port), port);
+pub(crate) fn rib() -> Rib {
     let mut rib = Rib::default();
     let mut route = |destination: &str, length, port, via: Option<&str>| {
         let prefix = Prefix::new(address(destination), length).expect("a prefix");
@@ -51,6 +50,12 @@ pub(crate) fn config() -> Config {
     route("::", 0, UP, Some("2001:db8:3::1"));
     let local = Route::new(0, RouteKind::Local(Some(ifindex(LAN))));
     rib.append(TableId::LOCAL, Prefix::host(address("198.51.100.1")), local);
+    rib
+}
+
+pub(crate) fn config() -> Config {
+    let link = |port: PortId| Link::port(ifindex(port), &format!("eth{}", port.0), own(port), port);
+    let rib = rib();
     let known = [("198.51.100.2", LAN), ("203.0.113.2", WAN), ("192.0.2.1", UP)];
     let known6 = [("2001:db8:1::2", LAN), ("2001:db8:2::2", WAN), ("2001:db8:3::1", UP)];
     let known = known.into_iter().chain(known6);

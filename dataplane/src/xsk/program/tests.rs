@@ -8,9 +8,10 @@ const STAND_IN: Mac = Mac([2, 9, 9, 9, 9, 9]);
 const LONGEST: u32 = 1514;
 
 fn program(punted: Option<Mac>, serving: bool) -> Program {
-    let program = Program::load(1).expect("root may load the program");
+    let served = ServedMap::create(4 * 65536 + 256).expect("root may make a map");
+    let program = Program::load(1, &served).expect("root may load the program");
     program
-        .configure(PortConfig { mac: OWN, punted, serving, longest: LONGEST })
+        .configure(PortConfig { mac: OWN, punted, serving, translates: false, longest: LONGEST })
         .expect("the port map takes its value");
     program.add_local("198.51.100.1".parse().expect("an address")).expect("room in the map");
     program.add_local("2001:db8::1".parse().expect("an address")).expect("room in the map");

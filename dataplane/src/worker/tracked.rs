@@ -1,0 +1,176 @@
+//! The worker's connections: what the control side tells of them, what time does to them, and packets on their way through them.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+use shunt_policy::config::Conntrack;
+use shunt_policy::connection::Tuple;
+use shunt_policy::{Family, Policy};
+
+use crate::conn::exchange::{FromWorker, ToWorker};
+use crate::conn::seen::{Kind, Seen};
+use crate::conn::{Connections, Local, Place};
+use crate::conn::settings::Settings;
+use crate::packet::Packet;
+use crate::served::{Served, ServedByWorker};
+
+/// Messages that can wait on the way to a worker, and from it.
+const ORDERS: usize = 8192;
+const REPORTS: usize = 8192;
+
+/// Messages that a worker takes in a round.
+const AT_ONCE: usize = 64;
+
+/// Connections that a worker has room for at least.
+const LEAST: usize = 1024;
+
+/// Slots of the table that are looked through in a round, with and without other work to do.
+const BUSY_SWEEP: usize = 64;
+const IDLE_SWEEP: usize = 16_384;
+
+/// Nanoseconds since some moment before the first look: the time of all connections of the process.
+pub fn now() -> u64 {
+    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // 584 years fit.
+    EPOCH.elapsed().as_nanos() as u64
+}
+
+/// The control side's ends of the queues to and from a worker.
+pub struct Line {
+    pub orders: Producer<ToWorker>,
+    pub reports: Consumer<FromWorker>,
+}
+
+/// The worker's end, but for the queue of reports, which its [`Connections`] fill.
+pub type Orders = Consumer<ToWorker>;
+
+/// Queues for one worker: the control side's ends, the worker's orders, and the reports for its connections.
+pub fn line() -> (Line, Orders, Producer<FromWorker>) {
+    let (orders, taken) = RingBuffer::new(ORDERS);
+    let (told, reports) = RingBuffer::new(REPORTS);
+    (Line { orders, reports }, taken, told)
+}
+
+/// What a worker has of connections.
+pub struct Tracked {
+    pub connections: Connections,
+    orders: Orders,
+    place: Place,
+    /// As of the beginning of the round.
+    pub now: u64,
+}
+
+impl Tracked {
+    pub fn new(connections: Connections, orders: Orders, place: Place) -> Self {
+        Tracked { connections, orders, place, now: now() }
+    }
+
+    /// Begins a round: what time it is, and what the control side has said.
+    pub fn begin(&mut self) {
+        self.now = now();
+        for _ in 0..AT_ONCE {
+            let Ok(message) = self.orders.pop() else { return };
+            self.connections.tell(message, self.now);
+        }
+    }
+
+    /// Ends it.
+    pub fn sweep(&mut self, idle: bool) {
+        if self.connections.len() > 0 {
+            self.connections.sweep(self.now, if idle { IDLE_SWEEP } else { BUSY_SWEEP });
+        }
+    }
+
+    /// Whether anything was said that is not dealt with yet.
+    pub fn is_told(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// The worker that has to decide about the packet.
+    pub fn owner(&self, seen: &Seen) -> usize {
+        self.place.owner(&home(seen))
+    }
+}
+
+/// The tuple by which a packet's owner is found: an ICMP error comes to where the packet is known that it quotes.
+fn home(seen: &Seen) -> Tuple {
+    match seen.kind {
+        Kind::IcmpError { about } => about,
+        _ => seen.tuple,
+    }
+}
+
+/// Whether the packet ends at this machine, as far as its address says.
+pub fn local(packet: &Packet, policy: &Policy) -> Local {
+    if !policy.is_own(packet.destination) {
+        Local::No
+    } else if policy.has_destination_nat(packet.family()) {
+        Local::MayBeTranslated
+    } else {
+        Local::Ours
+    }
+}
+
+pub fn tracks(policy: &Policy, family: Family) -> bool {
+    policy.conntrack(family) != Conntrack::Off
+}
+
+/// The connections of all workers, from one dataplane to the next.
+pub struct Tables {
+    tracked: Vec<Tracked>,
+    served: Served,
+}
+
+/// How many connections there may be, and what the operator has set for them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TableOptions {
+    /// Of all workers together.
+    pub capacity: usize,
+    pub settings: Arc<Settings>,
+    pub seed: u64,
+}
+
+impl Tables {
+    /// Those of `workers` workers, with what was in `before`. Connections that come to another worker than before have lost their TCP
+    /// windows, as those that are taken over from the kernel.
+    pub fn new(workers: usize, options: &TableOptions, served: Served, before: Option<Tables>) -> (Tables, Vec<Line>) {
+        let capacity = options.capacity.div_ceil(workers.max(1)).max(LEAST);
+        let (mut tracked, lines): (Vec<_>, Vec<_>) = (0..workers)
+            .map(|worker| {
+                let (line, orders, reports) = line();
+                let place = Place { worker, workers };
+                let seed = options.seed.wrapping_add(worker as u64);
+                let served = ServedByWorker::new(served.clone());
+                let connections =
+                    Connections::new(capacity, place, Arc::clone(&options.settings), reports, served, seed);
+                (Tracked::new(connections, orders, place), line)
+            })
+            .unzip();
+        let now = now();
+        for record in before.iter().flat_map(|tables| &tables.tracked).flat_map(|old| old.connections.records(now)) {
+            let owner = Place { worker: 0, workers }.owner(&record.original);
+            if let Some(tracked) = tracked.get_mut(owner) {
+                tracked.connections.tell(ToWorker::Kernel { record, whole: true }, now);
+            }
+        }
+        (Tables { tracked, served }, lines)
+    }
+
+    /// Whether workers of this number can go on with them as they are.
+    pub fn fit(&self, workers: usize) -> bool {
+        self.tracked.len() == workers
+    }
+
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
+    pub(super) fn into_parts(self) -> Vec<Tracked> {
+        self.tracked
+    }
+
+    pub(crate) fn of(tracked: Vec<Tracked>, served: Served) -> Self {
+        Tables { tracked, served }
+    }
+}
