@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// Room for the kernel's events in bytes; one of a route takes about 1000 [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     pub event_buffer: Option<usize>,
+    /// Room for so many connections, of all workers together [default: net.netfilter.nf_conntrack_max]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<usize>,
     /// TOML file with the same keys; the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -8,6 +8,9 @@ use shunt_dataplane::{XdpMode, ZeroCopy};
 use crate::cli::{DEFAULT_SOCKET, RunArgs};
 use crate::mirror::EVENT_BUFFER;
 
+/// 12 GiB of them.
+const MOST_CONNECTIONS: usize = 1 << 26;
+
 /// Settings of one run of the daemon.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -19,6 +22,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Bytes of events of the kernel's that may wait for us.
     pub event_buffer: usize,
+    /// Connections of all workers together; `None` is as many as the kernel may have.
+    pub connections: Option<usize>,
 }
 
 /// Why the settings cannot be used.
@@ -43,6 +48,7 @@ struct File {
     zero_copy: Option<String>,
     socket: Option<PathBuf>,
     event_buffer: Option<usize>,
+    connections: Option<usize>,
 }
 
 impl Settings {
@@ -54,7 +60,13 @@ impl Settings {
             let value = workers.to_string();
             return Err(SettingsError::Value { key: "workers", value, expected: "a number from 1 to 64" });
         }
+        let connections = args.connections.or(file.connections);
+        if connections.is_some_and(|count| !(1024..=MOST_CONNECTIONS).contains(&count)) {
+            let value = connections.unwrap_or_default().to_string();
+            return Err(SettingsError::Value { key: "connections", value, expected: "a number from 1024 to 67108864" });
+        }
         Ok(Settings {
+            connections,
             devices: if args.dev.is_empty() { file.dev.unwrap_or_default() } else { args.dev.clone() },
             workers,
             xdp_mode: xdp_mode(args.xdp_mode.clone().or(file.xdp_mode))?,
