@@ -4,18 +4,20 @@
 //! they do not hold: while ports are opened anew, and for good when the process ends.
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shunt_dataplane::{Counters, Dataplane, OpenError, Options};
-use shunt_policy::{Generation, Ifindex, Policy, compile, recompile};
+use shunt_dataplane::{Counters, Dataplane, OpenError, Options, TableOptions, Tables};
+use shunt_policy::{Family, Generation, Ifindex, Policy, compile, config, recompile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::capabilities;
+use crate::conntrack::{self, Conntrack};
 use crate::explain;
 use crate::holdings::Holdings;
 use crate::keepalive::Keepalive;
@@ -33,6 +35,8 @@ use crate::verify::{self, Verifier};
 const TICK: Duration = Duration::from_millis(100);
 /// Ports are opened anew at most this often: a flapping interface must not keep the workers from working.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// The kernel's connections are waited for no longer than this before workers go by rules that ask for them.
+const LOADING: Duration = Duration::from_secs(2);
 /// With the mirror faulty for longer, all packets are the kernel's again.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(5);
 
@@ -55,6 +59,8 @@ pub enum RunError {
     Signals(io::Error),
     #[error("cannot open a netlink socket: {0}")]
     Keepalive(io::Error),
+    #[error("cannot follow the kernel's connections: {0}")]
+    Conntrack(io::Error),
 }
 
 /// Runs until SIGTERM or SIGINT. On an error nothing stays attached.
@@ -104,6 +110,10 @@ struct Supervisor {
     started: Instant,
     /// `None` while no port is worth taking.
     dataplane: Option<Dataplane>,
+    /// The workers' connections while there are no workers.
+    tables: Option<Tables>,
+    /// Keeps the kernel's connections and the workers' in step.
+    conntrack: Conntrack,
     selection: Selection,
     translation: Translation,
     policy: Arc<Policy>,
@@ -138,6 +148,8 @@ impl Supervisor {
             settings,
             started: Instant::now(),
             dataplane: None,
+            tables: None,
+            conntrack: Conntrack::start().map_err(RunError::Conntrack)?,
             translation: translate(mirror.view(), &eligible.numbers()),
             selection: eligible,
             policy: Arc::new(compile(&Default::default(), Generation(0))),
@@ -167,13 +179,36 @@ impl Supervisor {
             return Ok(());
         }
         let Settings { workers, xdp_mode, zero_copy, .. } = self.settings;
-        let options = Options { workers, xdp_mode, zero_copy };
-        let mut dataplane = Dataplane::open(&options, &self.selection.specs(), self.policy.clone())?;
+        let options = Options { workers, xdp_mode, zero_copy, tables: self.table_options() };
+        let mut dataplane =
+            Dataplane::open(&options, &self.selection.specs(), self.policy.clone(), &mut self.tables)?;
         self.local_addresses.clone_from(&self.translation.local_addresses);
         dataplane.set_local_addresses(&self.local_addresses);
+        self.conntrack.local_addresses(&self.local_addresses);
+        self.conntrack.connect(dataplane.take_lines(), dataplane.doorbells());
+        self.follow_connections();
         dataplane.start()?;
         self.dataplane = Some(dataplane);
         Ok(())
+    }
+
+    fn table_options(&self) -> TableOptions {
+        let settings = conntrack::settings();
+        let capacity = self.settings.connections.unwrap_or(settings.max as usize);
+        // The standard library's only source of randomness: the keys of its hash maps.
+        let seed = RandomState::new().hash_one(std::process::id());
+        TableOptions { capacity, settings: Arc::new(settings), seed }
+    }
+
+    /// The kernel's connections are followed while rules ask for connections, and before the first worker does: one that goes on must
+    /// not look new.
+    fn follow_connections(&mut self) {
+        let tracks = Family::BOTH.iter().any(|family| self.policy.conntrack(*family) != config::Conntrack::Off);
+        self.conntrack.set_active(tracks);
+        let begun = Instant::now();
+        while tracks && !self.conntrack.is_loaded() && begun.elapsed() < LOADING {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// The interfaces that suit and of which at least some traffic would be ours.
@@ -215,11 +250,13 @@ impl Supervisor {
     /// The mirror has changed: publish, and see whether the ports are still the right ones.
     fn follow(&mut self, mirror: &Mirror, changes: Changes) {
         self.update_policy(mirror, changes);
+        self.follow_connections();
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.publish(self.policy.clone());
             if changes.routes && self.local_addresses != self.translation.local_addresses {
                 self.local_addresses.clone_from(&self.translation.local_addresses);
                 dataplane.set_local_addresses(&self.local_addresses);
+                self.conntrack.local_addresses(&self.local_addresses);
             }
         }
         // Which ports are worth it depends on links and guards alone.
@@ -394,7 +431,8 @@ impl Supervisor {
         let Some(dataplane) = self.dataplane.take() else { return };
         add(&mut self.earlier, &dataplane.counters());
         self.rule_counts.keep(&mut self.translation, &dataplane);
-        let report = dataplane.stop();
+        let (report, tables) = dataplane.stop();
+        self.tables = Some(tables);
         if report.lost != 0 {
             eprintln!("{} frames were lost on the way out: this is a defect of shunt, please report it", report.lost);
         }

@@ -128,7 +128,7 @@ struct Crew {
 
 impl Dataplane {
     /// Opens memory, sockets, BPF objects and punt taps for the ports. Attaches nothing: no packet takes another way
-    /// yet.
+    /// yet. The workers go on with the connections of a dataplane `before`.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Dataplane {
         options: &Options,
         ports: &[PortSpec],
         policy: Arc<Policy>,
-        before: Option<Tables>,
+        before: &mut Option<Tables>,
     ) -> Result<Dataplane, OpenError> {
         let mut dataplane = open::open(options, ports, Arc::clone(&policy), before)?;
         dataplane.serve_nat(&policy);

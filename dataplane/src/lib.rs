@@ -29,4 +29,5 @@ pub use marks::UsedNeighbours;
 pub use rule_counters::RuleCount;
 pub use sample::Sample;
 pub use status::{PortStatus, StopReport, WorkerStatus};
+pub use worker::tracked::{Line, TableOptions, Tables};
 pub use xsk::has_tcx_programs;

@@ -21,11 +21,11 @@ pub(super) fn open(
     options: &Options,
     ports: &[PortSpec],
     policy: Arc<Policy>,
-    before: Option<Tables>,
+    before: &mut Option<Tables>,
 ) -> Result<Dataplane, OpenError> {
     check(ports)?;
     let workers = workers(options, ports);
-    let served = match &before {
+    let served = match before {
         Some(tables) => tables.served().clone(),
         None => Served::create().map_err(unserved)?,
     };
@@ -45,7 +45,7 @@ pub(super) fn open(
         }
     }
     let queues = taken.iter().zip(opened).flat_map(|(taken, sockets)| queues_of(&taken.spec, sockets)).collect();
-    let (tables, lines) = match before {
+    let (tables, lines) = match before.take() {
         Some(tables) if tables.fit(workers) => (tables, None),
         before => {
             let (tables, lines) = Tables::new(workers, &options.tables, served.clone(), before);
