@@ -1,9 +1,11 @@
 //! [`Config`] in, [`Policy`] out: the same answers, faster.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Config, Hook, Link, RpFilter, Transmit};
+use crate::config::{Config, Conntrack, Hook, Link, RpFilter, Transmit};
+use crate::fib;
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
 use crate::netfilter::{Chains, CompiledGuard, Compiler};
 use crate::outcome::PuntReason;
@@ -99,6 +101,7 @@ struct Same {
     /// The numbers of the tables.
     tables: [bool; 2],
     chains: bool,
+    conntrack: bool,
     guards: bool,
 }
 
@@ -114,6 +117,7 @@ impl Same {
             spreading: config.spreading == old.spreading,
             tables: [tables(Family::V4), tables(Family::V6)],
             chains: Arc::ptr_eq(&config.chains, &old.chains),
+            conntrack: config.conntrack == old.conntrack,
             guards: Arc::ptr_eq(&config.guards, &old.guards),
         }
     }
@@ -154,6 +158,21 @@ impl Policy {
         }
     }
 
+    /// Whether connections of the family are tracked.
+    pub fn conntrack(&self, family: Family) -> Conntrack {
+        self.config.conntrack[family as usize]
+    }
+
+    /// Whether the address is one of this machine's own, in some table.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.config.tables.family(Family::of(address)).may_be_own(fib::aligned_address(address))
+    }
+
+    /// Whether rules on PREROUTING may translate the destination of a connection that begins.
+    pub fn has_destination_nat(&self, family: Family) -> bool {
+        self.family(family).chains.has_destination_nat()
+    }
+
     pub(crate) fn family(&self, family: Family) -> &FamilyPolicy {
         match family {
             Family::V4 => &self.v4,
@@ -182,10 +201,10 @@ impl FamilyPolicy {
         FamilyPolicy {
             before: reuse(same_guards, before, |policy| &policy.before, || guards(Hook::Prerouting)),
             chains: reuse(
-                same.chains && same.links,
+                same.chains && same.links && same.conntrack,
                 before,
                 |policy| &policy.chains,
-                || Chains::compile(family, &config.chains, &config.links),
+                || Chains::compile(family, &config.chains, &config.links, config.conntrack[family as usize]),
             ),
             rules: reuse(
                 same.rules && same.links && same.tables[family as usize],

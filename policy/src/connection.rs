@@ -43,6 +43,13 @@ pub enum State {
     Untracked,
 }
 
+impl State {
+    /// Whether the packet belongs to a connection at all.
+    pub fn has_connection(self) -> bool {
+        matches!(self, State::New | State::Established | State::Related)
+    }
+}
+
 /// What rules may ask of a packet's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection {
@@ -105,6 +112,12 @@ pub trait Tracking {
     /// translation. `None` without a connection.
     fn tuple(&self, direction: Direction) -> Option<Tuple>;
 
+    /// The bits of [`Connection::status`] as translation has left them.
+    fn status(&self) -> u16;
+
+    /// NOTRACK: conntrack is not going to look at the packet.
+    fn pass_over(&mut self) {}
+
     /// Whether nat rules are to be asked: the connection is new, and nothing was chosen for this end (`nf_nat_initialized`).
     fn is_unbound(&self, manip: Manip) -> bool;
 
@@ -135,6 +148,10 @@ impl Tracking for Trackless {
 
     fn tuple(&self, _: Direction) -> Option<Tuple> {
         None
+    }
+
+    fn status(&self) -> u16 {
+        0
     }
 
     fn is_unbound(&self, _: Manip) -> bool {

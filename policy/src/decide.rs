@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::compile::{FamilyPolicy, LOOPBACK, LinkFacts, Policy};
 use crate::config::{Hook, RpFilter};
+use crate::connection::{Trackless, Tracking};
 use crate::fib;
 use crate::names::{Family, Ifindex, Mark};
 use crate::netfilter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
@@ -18,23 +19,42 @@ impl Policy {
     ///
     /// Why it does not go by our hands.
     pub fn decide(&self, query: &Query) -> Result<Egress, Stop> {
-        self.decide_counting(query, &mut Uncounted)
+        self.decide_counting(query, &mut Trackless, &mut Uncounted)
     }
 
-    /// The same, and tells of each netfilter rule that counts the packet. Of a packet that is punted the kernel counts, so what was
-    /// told of one is to be forgotten.
+    /// The same of a packet whose connection is tracked, and tells of each netfilter rule that counts the packet. Of a packet that is
+    /// punted the kernel counts, so what was told of one is to be forgotten.
     ///
     /// # Errors
     ///
     /// As of [`decide`](Self::decide).
-    pub fn decide_counting(&self, query: &Query, tally: &mut impl Tally) -> Result<Egress, Stop> {
+    pub fn decide_counting(
+        &self,
+        query: &Query,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Egress, Stop> {
+        let mut facts = Facts::of(query, &self.links);
+        let outcome = self.forward(query, &mut facts, tracking, tally);
+        if let Some(connection) = facts.tracked() {
+            tracking.keep_mark(connection.mark);
+        }
+        outcome
+    }
+
+    fn forward(
+        &self,
+        query: &Query,
+        facts: &mut Facts<'_>,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Egress, Stop> {
         let Some(ingress) = self.links.facts.get(&query.iif) else {
             return Err(Stop::Punt(PuntReason::UnknownIngress));
         };
         let family = self.family(query.family());
-        let mut facts = Facts::of(query, &self.links);
-        self.admit(&family.before, Hook::Prerouting, &facts)?;
-        family.chains.pass(Hook::Prerouting, &mut facts, self, tally)?;
+        self.admit(&family.before, Hook::Prerouting, facts)?;
+        family.chains.pass(Hook::Prerouting, facts, self, tracking, tally)?;
         if !ingress.forwards(query.family()) {
             return Err(Stop::Punt(PuntReason::ForwardingOff));
         }
@@ -47,7 +67,7 @@ impl Policy {
         };
         let hop = ground.leg(way, query)?;
         if query.family() == Family::V4 {
-            self.validate_source(query, &facts, &ground, ingress, hop.oif)?;
+            self.validate_source(query, facts, &ground, ingress, hop.oif)?;
         }
 
         if query.ttl <= 1 {
@@ -67,10 +87,11 @@ impl Policy {
 
         // From here on as ip_forward hands it to the hook: with the egress, and a TTL that is one less.
         (facts.oif, facts.mtu) = (Some(hop.oif), route_mtu.unwrap_or(link_mtu));
+        facts.next_hop = hop.via.unwrap_or(query.destination);
         facts.query.ttl -= 1;
-        self.admit(&family.after, Hook::Forward, &facts)?;
-        family.chains.pass(Hook::Forward, &mut facts, self, tally)?;
-        family.chains.pass(Hook::Postrouting, &mut facts, self, tally)?;
+        self.admit(&family.after, Hook::Forward, facts)?;
+        family.chains.pass(Hook::Forward, facts, self, tracking, tally)?;
+        family.chains.pass(Hook::Postrouting, facts, self, tracking, tally)?;
 
         let (port, source) = egress.egress.map_err(Stop::Punt)?;
         let destination = match hop.via {
@@ -79,7 +100,7 @@ impl Policy {
         };
         let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
         let Query { tos, ttl, mss, .. } = facts.query;
-        let (new_source, new_destination) = (None, None);
+        let (new_source, new_destination) = (facts.new_source, facts.new_destination);
         let (oif, mark) = (hop.oif, query.mark);
         Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
     }

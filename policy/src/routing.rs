@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::compile::Policy;
 use crate::config::Hook;
+use crate::connection::Trackless;
 use crate::names::Ifindex;
 use crate::netfilter::{Facts, Uncounted};
 use crate::outcome::Stop;
@@ -40,7 +41,7 @@ impl Policy {
     pub fn routing(&self, query: &Query) -> Result<Routing, Stop> {
         let family = self.family(query.family());
         let mut facts = Facts::of(query, &self.links);
-        family.chains.pass(Hook::Prerouting, &mut facts, self, &mut Uncounted)?;
+        family.chains.pass(Hook::Prerouting, &mut facts, self, &mut Trackless, &mut Uncounted)?;
         let query = &facts.query;
         let ground = self.ground(query.family());
         let mut routing = Routing { query: *query, dissected: family.rules.dissects, legs: Vec::new(), taken: None };

@@ -7,7 +7,8 @@ use super::matching::{CompiledMatch, Holds};
 use super::set::{CompiledSet, Found};
 use super::turns::RuleIndex;
 use super::{DEEPEST_JUMP, Surroundings, Tally, drop_at, opaque_at};
-use crate::config::{ChainPolicy, ChainRule, CounterSlot, Field, Mss, MssLimit, TtlChange};
+use crate::config::{ChainPolicy, ChainRule, CounterSlot, Field, Mss, MssLimit, Nat, TtlChange};
+use crate::connection::Connection;
 use crate::names::{Family, Mark};
 use crate::outcome::{PuntReason, Stop};
 
@@ -19,6 +20,8 @@ pub(super) struct CompiledBase {
     pub(super) policy: ChainPolicy,
     /// All that its rules look at or change.
     pub(super) reads: FieldSet,
+    /// What its rules of nat want, by number.
+    pub(super) nats: Vec<Arc<Nat>>,
 }
 
 /// The steps of all rules stand in a row, so that a packet fetches little memory for each rule.
@@ -45,6 +48,21 @@ pub(super) enum CompiledStep {
     },
     Ttl(TtlChange),
     Mss(Mss),
+    Untrack,
+    CtMark {
+        clear: u32,
+        flip: u32,
+    },
+    SaveMark {
+        clear: u32,
+        take: u32,
+        flip: u32,
+    },
+    RestoreMark {
+        clear: u32,
+        take: u32,
+        flip: u32,
+    },
     Verdict(CompiledVerdict),
     VerdictOf(Box<Keyed<CompiledVerdict>>),
     Opaque,
@@ -70,6 +88,8 @@ pub(crate) enum CompiledVerdict {
     Continue,
     Jump(u32),
     Goto(u32),
+    /// Of [`CompiledBase::nats`].
+    Nat(u32),
     Punt(PuntReason),
     Opaque,
 }
@@ -79,6 +99,8 @@ pub(super) enum Flow {
     /// Its last rule was passed, or RETURN met.
     Return,
     Accept,
+    /// A rule translates: the number of what it wants.
+    Nat(u32),
 }
 
 impl CompiledBase {
@@ -153,6 +175,7 @@ impl CompiledBase {
             CompiledVerdict::Accept => return Ok(Some(Flow::Accept)),
             CompiledVerdict::Drop => return Err(drop_at(surroundings.hook)),
             CompiledVerdict::Return => return Ok(Some(Flow::Return)),
+            CompiledVerdict::Nat(number) => return Ok(Some(Flow::Nat(number))),
             CompiledVerdict::Punt(reason) => return Err(Stop::Punt(reason)),
             CompiledVerdict::Opaque => return Err(opaque_at(surroundings.hook)),
             CompiledVerdict::Jump(target) => (target, true),
@@ -235,6 +258,17 @@ impl CompiledChain {
                 CompiledStep::Ttl(change) => {
                     facts.query.ttl = change.applied(facts.query.ttl);
                     facts.written.add(Field::Ttl);
+                }
+                CompiledStep::Untrack => {
+                    facts.connection.get_or_insert(Connection::NONE);
+                }
+                CompiledStep::CtMark { clear, flip } => facts.set_connection_mark(*clear, 0, *flip),
+                CompiledStep::SaveMark { clear, take, flip } => facts.set_connection_mark(*clear, *take, *flip),
+                CompiledStep::RestoreMark { clear, take, flip } => {
+                    if let Some(of) = facts.tracked().map(|connection| connection.mark.0) {
+                        facts.query.mark = Mark((facts.query.mark.0 & !clear) ^ (of & take) ^ flip);
+                        facts.written.add(Field::Mark);
+                    }
                 }
                 CompiledStep::Mss(mss) => lower_mss(*mss, facts, surroundings)?,
                 CompiledStep::Verdict(verdict) => return Ok(*verdict),

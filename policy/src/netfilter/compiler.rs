@@ -9,7 +9,7 @@ use super::facts::{FieldSet, span};
 use super::matching::{CompiledMatch, CompiledTest, Ranges};
 use super::set::{CompiledSet, joined, ranges};
 
-use crate::config::{Action, BaseChain, ChainRule, Field, Link, Match, Set, Step, Test, Verdict};
+use crate::config::{Action, BaseChain, ChainRule, Field, Link, Match, Nat, Set, Step, Test, Verdict};
 use crate::names::Family;
 use crate::outcome::PuntReason;
 
@@ -32,11 +32,15 @@ impl<'a> Compiler<'a> {
         self.verdicts.clear();
         let numbers: HashMap<&str, u32> = (1..).zip(&chain.user).map(|(at, user)| (user.name.as_str(), at)).collect();
         let mut reads = FieldSet::default();
+        let mut nats = chain.nat.then(Vec::new);
         let all = std::iter::once(&chain.rules).chain(chain.user.iter().map(|user| &user.rules));
         let chains = all.map(|rules| {
-            CompiledChain::compile(rules, chain.family, |rule, steps| self.steps(rule, &numbers, &mut reads, steps))
+            CompiledChain::compile(rules, chain.family, |rule, steps| {
+                self.steps(rule, &numbers, &mut reads, &mut nats, steps)
+            })
         });
-        CompiledBase { chains: chains.collect(), policy: chain.policy, reads }
+        let chains = chains.collect();
+        CompiledBase { chains, policy: chain.policy, reads, nats: nats.unwrap_or_default() }
     }
 
     fn steps(
@@ -44,6 +48,7 @@ impl<'a> Compiler<'a> {
         rule: &ChainRule,
         numbers: &HashMap<&str, u32>,
         reads: &mut FieldSet,
+        nats: &mut Option<Vec<Arc<Nat>>>,
         steps: &mut Vec<CompiledStep>,
     ) {
         steps.extend(rule.steps.iter().filter_map(|step| {
@@ -51,7 +56,7 @@ impl<'a> Compiler<'a> {
             Some(match step {
                 Step::Match(one) => CompiledStep::Match(self.one_match(one)),
                 Step::Count => CompiledStep::Count(rule.counter),
-                Step::Do(Action::Nothing | Action::Untrack) => return None,
+                Step::Do(Action::Nothing) => return None,
                 Step::Do(Action::Mark { clear, flip }) => CompiledStep::Mark { clear: *clear, flip: *flip },
                 Step::Do(Action::MarkOf { key, map }) => {
                     let links = self.links;
@@ -61,20 +66,22 @@ impl<'a> Compiler<'a> {
                 Step::Do(Action::Tos { clear, flip }) => CompiledStep::Tos { clear: *clear, flip: *flip },
                 Step::Do(Action::Ttl(change)) => CompiledStep::Ttl(*change),
                 Step::Do(Action::Mss(mss)) => CompiledStep::Mss(*mss),
-                Step::Do(
-                    Action::CtMark { .. }
-                    | Action::SaveMark { .. }
-                    | Action::RestoreMark { .. }
-                    | Action::Connection(_)
-                    | Action::Opaque(_),
-                ) => CompiledStep::Opaque,
-                Step::Verdict(verdict) => CompiledStep::Verdict(CompiledVerdict::of(verdict, numbers)),
+                Step::Do(Action::Untrack) => CompiledStep::Untrack,
+                Step::Do(Action::CtMark { clear, flip }) => CompiledStep::CtMark { clear: *clear, flip: *flip },
+                Step::Do(Action::SaveMark { clear, take, flip }) => {
+                    CompiledStep::SaveMark { clear: *clear, take: *take, flip: *flip }
+                }
+                Step::Do(Action::RestoreMark { clear, take, flip }) => {
+                    CompiledStep::RestoreMark { clear: *clear, take: *take, flip: *flip }
+                }
+                Step::Do(Action::Connection(_) | Action::Opaque(_)) => CompiledStep::Opaque,
+                Step::Verdict(verdict) => CompiledStep::Verdict(CompiledVerdict::of(verdict, numbers, nats)),
                 Step::VerdictOf { key, map } => {
                     let links = self.links;
                     let map = shared(&mut self.verdicts, map, |map| {
                         let elements = map.elements.iter().map(|element| crate::config::Element {
                             key: element.key.clone(),
-                            data: CompiledVerdict::of(&element.data, numbers),
+                            data: CompiledVerdict::of(&element.data, numbers, nats),
                             uncertain: element.uncertain,
                         });
                         let (name, opaque) = (map.name.clone(), map.opaque.clone());
@@ -119,7 +126,8 @@ impl<'a> Compiler<'a> {
 }
 
 impl CompiledVerdict {
-    fn of(verdict: &Verdict, numbers: &HashMap<&str, u32>) -> Self {
+    /// `nats` are the translations of the base chain, each with its number; `None` in a chain that is not of type nat.
+    fn of(verdict: &Verdict, numbers: &HashMap<&str, u32>, nats: &mut Option<Vec<Arc<Nat>>>) -> Self {
         let chain = |name: &str, verdict: fn(u32) -> Self| {
             numbers.get(name).map_or(CompiledVerdict::Opaque, |number| verdict(*number))
         };
@@ -131,7 +139,14 @@ impl CompiledVerdict {
             Verdict::Jump(name) => chain(name, CompiledVerdict::Jump),
             Verdict::Goto(name) => chain(name, CompiledVerdict::Goto),
             Verdict::Reject => CompiledVerdict::Punt(PuntReason::Reject),
-            Verdict::Nat(_) => CompiledVerdict::Punt(PuntReason::Nat),
+            Verdict::Nat(nat) => match nats {
+                Some(nats) => {
+                    nats.push(Arc::clone(nat));
+                    CompiledVerdict::Nat(nats.len() as u32 - 1)
+                }
+                // The kernel refuses it.
+                None => CompiledVerdict::Opaque,
+            },
             Verdict::Opaque(_) => CompiledVerdict::Opaque,
         }
     }

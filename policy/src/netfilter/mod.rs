@@ -21,6 +21,8 @@ mod compiler;
 mod facts;
 mod guard;
 mod matching;
+mod nat;
+mod nat_ports;
 mod set;
 mod turns;
 
@@ -28,7 +30,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::compile::Policy;
-use crate::config::{BaseChain, ChainPolicy, CounterSlot, Hook, Link};
+use crate::config::{BaseChain, ChainPolicy, Conntrack, CounterSlot, Hook, Link};
+use crate::connection::{Manip, Tracking};
 use crate::names::Family;
 use crate::outcome::{DropReason, PuntReason, Stop};
 use chain::{CompiledBase, Flow};
@@ -58,14 +61,35 @@ impl Tally for Uncounted {
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
     /// By [`Hook`], in the kernel's order.
-    hooks: [Vec<Group>; Hook::ALL.len()],
+    hooks: [Vec<Station>; Hook::ALL.len()],
+    /// Chains of type nat, by hook.
+    nat: [Vec<CompiledBase>; Hook::ALL.len()],
+    /// Some rule asks for the tuples of connections.
+    asks_tuples: bool,
     /// All counters have lower numbers.
     slots: usize,
+}
+
+/// What stands on a hook.
+#[derive(Debug)]
+enum Station {
+    Chains(Group),
+    /// `ipv4_conntrack_in`
+    Track,
+    /// `nf_nat_ipv4_pre_routing`, `nf_nat_ipv4_out`
+    Nat(Manip),
+    /// A chain of the same priority as one of the two above, of which nobody knows which comes first.
+    Unknown,
 }
 
 /// Chains of one priority; several only if their order is not known.
 #[derive(Debug)]
 struct Group(Vec<CompiledBase>);
+
+/// `NF_IP_PRI_CONNTRACK`, `NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`; IPv6 has the same.
+const CONNTRACK: i32 = -200;
+const NAT_DST: i32 = -100;
+const NAT_SRC: i32 = 100;
 
 /// What a rule may ask besides the packet.
 #[derive(Clone, Copy)]
@@ -76,18 +100,35 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Chains {
-    pub(crate) fn compile(family: Family, chains: &[BaseChain], links: &[Link]) -> Self {
+    pub(crate) fn compile(family: Family, chains: &[BaseChain], links: &[Link], conntrack: Conntrack) -> Self {
         let mut compiler = Compiler::new(family, links);
         let mut compiled = Chains::default();
+        let mut ours = own_stations(conntrack);
         for chain in chains.iter().filter(|chain| chain.family == family) {
             compiled.slots =
                 chain.all_rules().fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
-            let groups = &mut compiled.hooks[chain.hook as usize];
             let base = compiler.base(chain);
-            match groups.last_mut() {
-                Some(group) if chain.unordered => group.0.push(base),
-                _ => groups.push(Group(vec![base])),
+            compiled.asks_tuples |= base.reads.meets(FieldSet::tuples());
+            if chain.nat {
+                compiled.nat[chain.hook as usize].push(base);
+                continue;
             }
+            let stations = &mut compiled.hooks[chain.hook as usize];
+            let ours = &mut ours[chain.hook as usize];
+            while let Some((_, station)) = ours.pop_if(|(priority, _)| *priority < chain.priority) {
+                stations.push(station);
+            }
+            if ours.last().is_some_and(|(priority, _)| *priority == chain.priority) {
+                stations.push(Station::Unknown);
+                continue;
+            }
+            match stations.last_mut() {
+                Some(Station::Chains(group)) if chain.unordered => group.0.push(base),
+                _ => stations.push(Station::Chains(Group(vec![base]))),
+            }
+        }
+        for (stations, ours) in compiled.hooks.iter_mut().zip(ours) {
+            stations.extend(ours.into_iter().rev().map(|(_, station)| station));
         }
         compiled
     }
@@ -106,17 +147,41 @@ impl Chains {
         hook: Hook,
         facts: &mut Facts<'_>,
         policy: &Policy,
+        tracking: &mut impl Tracking,
         tally: &mut impl Tally,
     ) -> Result<(), Stop> {
         let surroundings = Surroundings { policy, family: facts.query.family(), hook };
-        for group in &self.hooks[hook as usize] {
-            match &group.0[..] {
-                [chain] => chain.pass(facts, surroundings, tally)?,
-                chains => pass_unordered(chains, facts, surroundings, tally)?,
+        for station in &self.hooks[hook as usize] {
+            match station {
+                Station::Chains(Group(chains)) => match &chains[..] {
+                    [chain] => chain.pass(facts, surroundings, tally)?,
+                    chains => pass_unordered(chains, facts, surroundings, tally)?,
+                },
+                Station::Track => self.track(facts, tracking)?,
+                Station::Nat(manip) => self.translate(*manip, facts, surroundings, tracking, tally)?,
+                Station::Unknown => return Err(Stop::Punt(PuntReason::ChainOrder)),
             }
         }
         Ok(())
     }
+}
+
+/// Where conntrack and nat stand on each hook: the last one comes first.
+fn own_stations(conntrack: Conntrack) -> [Vec<(i32, Station)>; Hook::ALL.len()] {
+    let (tracks, translates) = (conntrack != Conntrack::Off, conntrack == Conntrack::Translates);
+    Hook::ALL.map(|hook| {
+        let all = match hook {
+            Hook::Prerouting => {
+                vec![
+                    (translates, NAT_DST, Station::Nat(Manip::Destination)),
+                    (tracks, CONNTRACK, Station::Track),
+                ]
+            }
+            Hook::Forward => Vec::new(),
+            Hook::Postrouting => vec![(translates, NAT_SRC, Station::Nat(Manip::Source))],
+        };
+        all.into_iter().filter(|(there, ..)| *there).map(|(_, priority, station)| (priority, station)).collect()
+    })
 }
 
 /// Runs each of the chains on the packet as it comes to them. What they come to stands if it is the same in any order; a packet for
@@ -164,7 +229,8 @@ fn pass_unordered(
 impl CompiledBase {
     fn pass(&self, facts: &mut Facts<'_>, surroundings: Surroundings<'_>, tally: &mut impl Tally) -> Result<(), Stop> {
         match self.run(facts, surroundings, tally)? {
-            Flow::Accept => Ok(()),
+            // Only in chains of type nat.
+            Flow::Accept | Flow::Nat(_) => Ok(()),
             Flow::Return if self.policy == ChainPolicy::Accept => Ok(()),
             Flow::Return => Err(drop_at(surroundings.hook)),
         }
