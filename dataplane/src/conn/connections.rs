@@ -1,0 +1,180 @@
+//! The table of one worker.
+
+use std::sync::Arc;
+
+use shunt_policy::connection::{Endpoint, Tuple};
+
+use super::entry::{Entry, Key};
+use super::exchange::FromWorker;
+use super::index::Reference;
+use super::place::Place;
+use super::random::Random;
+use super::record::Record;
+use super::seen::Seen;
+use super::settings::Settings;
+use super::table::Table;
+use super::tracker::{Local, Tracker};
+
+/// All connections of one worker. Memory is taken once, by [`Connections::new`]; nothing here allocates, waits or reads a clock.
+///
+/// `now` is always monotonic, ns.
+pub struct Connections {
+    pub(super) table: Table,
+    pub(super) place: Place,
+    pub(super) settings: Arc<Settings>,
+    pub(super) reports: rtrb::Producer<FromWorker>,
+    pub(super) random: Random,
+    pub(super) counts: Counts,
+    /// Where [`Connections::sweep`] goes on.
+    swept: u32,
+}
+
+/// What has happened since the table was made. Written by the worker alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Begun by a packet that was forwarded.
+    pub created: u64,
+    pub expired: u64,
+    /// Pushed out of a full table, none of them assured.
+    pub evicted: u64,
+    /// Ended by a packet: a RST as the only answer, a SYN on a closed one, another egress.
+    pub killed: u64,
+    /// Taken over from the kernel, to go on with them.
+    pub imported: u64,
+    /// Entered as the kernel's.
+    pub kernels: u64,
+    /// Ended because the kernel's copy ended.
+    pub ended: u64,
+    /// Not entered: the table was full, and nothing near could go.
+    pub full: u64,
+    /// Told by the kernel, but not entered, since it contradicts what is here.
+    pub contradictions: u64,
+    /// Not begun, since the tuple of its answers was taken.
+    pub exhausted: u64,
+    /// The last destination towards which every tuple was taken.
+    pub exhausted_towards: Option<Endpoint>,
+    /// Reports that the queue had no room for; all but ends are tried again.
+    pub report_overflow: u64,
+}
+
+/// Why an entry goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Expired,
+    Evicted,
+    Killed,
+    /// The kernel said so: it need not be told.
+    Told,
+}
+
+impl Connections {
+    /// For at most so many connections at once, the kernel's included; `settings.max` may set a lower limit. `seed` seeds the hash and
+    /// the choice of ports.
+    pub fn new(
+        capacity: usize,
+        place: Place,
+        settings: Arc<Settings>,
+        reports: rtrb::Producer<FromWorker>,
+        seed: u64,
+    ) -> Self {
+        let mut random = Random::new(seed);
+        Connections {
+            table: Table::new(capacity, random.next()),
+            place,
+            settings,
+            reports,
+            random,
+            counts: Counts::default(),
+            swept: 0,
+        }
+    }
+
+    /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`] or [`Tracker::punted`]; letting it go does nothing.
+    pub fn tracker(&mut self, seen: Seen, local: Local, now: u64) -> Tracker<'_> {
+        Tracker::new(self, seen, local, now)
+    }
+
+    /// Looks at so many entries and removes those that have expired. They are not found anyhow; this makes room, and tells the kernel.
+    pub fn sweep(&mut self, now: u64, slots: usize) {
+        let used = self.table.used();
+        for _ in 0..slots.min(used as usize) {
+            self.swept = if self.swept + 1 < used { self.swept + 1 } else { 0 };
+            let entry = self.table.entry(self.swept);
+            if entry.is(Entry::LIVE) && entry.expires <= now {
+                // What the kernel has to hear can wait here for room in the queue.
+                if entry.is(Entry::KNOWN) && self.reports.is_full() {
+                    self.counts.report_overflow += 1;
+                    continue;
+                }
+                self.end(self.swept, End::Expired);
+            }
+        }
+    }
+
+    /// How many there are, expired ones included until they are swept.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// All that live, for another table: [`ToWorker::Kernel`](super::exchange::ToWorker::Kernel), `whole` unless they are the kernel's.
+    pub fn records(&self, now: u64) -> impl Iterator<Item = Record> + '_ {
+        self.table.live().filter(move |entry| entry.expires > now).map(move |entry| entry.record(now))
+    }
+
+    /// The entry with this tuple, if it has not expired.
+    pub(super) fn find(&mut self, tuple: &Tuple, now: u64) -> Option<Reference> {
+        let found = self.table.find(&Key::from(tuple))?;
+        if self.table.entry(found.number).expires > now {
+            return Some(found);
+        }
+        // `nf_ct_gc_expired`
+        self.end(found.number, End::Expired);
+        None
+    }
+
+    /// Enters one of whose tuples none is there (the caller has looked), if need be in the place of another.
+    pub(super) fn enter(&mut self, entry: Entry, now: u64) -> Option<u32> {
+        if self.table.len() >= self.limit() {
+            let hash = self.table.hash(&entry.key(false));
+            let Some(other) = self.table.evictable(hash, now) else {
+                self.counts.full += 1;
+                return None;
+            };
+            let why = if self.table.entry(other).expires <= now { End::Expired } else { End::Evicted };
+            self.end(other, why);
+        }
+        self.table.insert(entry)
+    }
+
+    /// Removes an entry and tells the kernel, if it knows of it.
+    pub(super) fn end(&mut self, number: u32, why: End) {
+        let entry = self.table.entry(number);
+        if entry.is(Entry::KNOWN) && why != End::Told {
+            let ended = FromWorker::Ended { original: entry.tuple(false), reply: entry.tuple(true) };
+            self.tell_kernel(ended);
+        }
+        self.table.remove(number);
+        *match why {
+            End::Expired => &mut self.counts.expired,
+            End::Evicted => &mut self.counts.evicted,
+            End::Killed => &mut self.counts.killed,
+            End::Told => &mut self.counts.ended,
+        } += 1;
+    }
+
+    /// `nf_conntrack_max`, of which each worker has its share; 0 is no limit.
+    fn limit(&self) -> usize {
+        match self.settings.max as usize / self.place.workers.max(1) {
+            0 if self.settings.max == 0 => self.table.capacity(),
+            share => share.clamp(1, self.table.capacity()),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Entries, and the ways to find them. Knows nothing of time but when an entry expires, and tells nobody of what it does.
+
+use shunt_policy::connection::Tuple;
+
+use super::entry::{Entry, Key, NAT, NONE};
+use super::index::{Index, Reference};
+
+pub(super) struct Table {
+    entries: Box<[Entry]>,
+    index: Index,
+    /// First entry of each hash of a source.
+    by_source: Box<[u32]>,
+    /// First free entry that was used before; those from `unused` on never were.
+    free: u32,
+    unused: u32,
+    live: usize,
+    seed: u64,
+}
+
+/// How many slots are looked at for one that may go: what the 8 buckets of `early_drop` come to in a full table.
+const EVICTION_RANGE: usize = 24;
+
+impl Table {
+    /// Memory for so many connections, and never more.
+    pub(super) fn new(capacity: usize, seed: u64) -> Self {
+        // The number and the direction share 32 bits of a slot.
+        let capacity = capacity.clamp(1, 1 << 30);
+        Table {
+            entries: vec![Entry::FREE; capacity].into_boxed_slice(),
+            index: Index::new(capacity),
+            by_source: vec![NONE; capacity].into_boxed_slice(),
+            free: NONE,
+            unused: 0,
+            live: 0,
+            seed,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Entries that are or were in use have numbers below this.
+    pub(super) fn used(&self) -> u32 {
+        self.unused
+    }
+
+    /// bytes
+    #[cfg(test)]
+    pub(super) fn memory(capacity: usize) -> usize {
+        capacity * (size_of::<Entry>() + Index::SLOTS * size_of::<u64>() + size_of::<u32>())
+    }
+
+    pub(super) fn entry(&self, number: u32) -> &Entry {
+        &self.entries[number as usize]
+    }
+
+    pub(super) fn entry_mut(&mut self, number: u32) -> &mut Entry {
+        &mut self.entries[number as usize]
+    }
+
+    pub(super) fn hash(&self, key: &Key) -> u32 {
+        key.hash(self.seed)
+    }
+
+    /// Expired ones, too.
+    pub(super) fn find(&self, key: &Key) -> Option<Reference> {
+        self.find_hashed(key, self.hash(key))
+    }
+
+    pub(super) fn find_hashed(&self, key: &Key, hash: u32) -> Option<Reference> {
+        self.index.find(hash, |Reference { number, reply }| key.is_of(&self.entries[number as usize], reply))
+    }
+
+    /// Neither tuple may be there yet; the caller has looked. `None` if there is no room.
+    pub(super) fn insert(&mut self, entry: Entry) -> Option<u32> {
+        let number = self.take_free()?;
+        self.live += 1;
+        self.entries[number as usize] = entry;
+        for reply in [false, true] {
+            let hash = self.hash(&entry.key(reply));
+            self.index.insert(hash, Reference { number, reply });
+        }
+        // Others cannot be what `find_appropriate_src` looks for: a source that stayed as it was is not behind the address wanted.
+        if entry.status & NAT != 0 && entry.tuple(false).source != inverse_source(&entry) {
+            self.link(number);
+        }
+        Some(number)
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        let entry = self.entries[number as usize];
+        for reply in [false, true] {
+            let hash = self.hash(&entry.key(reply));
+            self.index.remove(hash, Reference { number, reply });
+        }
+        if entry.is(Entry::BY_SOURCE) {
+            self.unlink(number);
+        }
+        self.live -= 1;
+        self.entries[number as usize] = Entry { next: self.free, ..Entry::FREE };
+        self.free = number;
+    }
+
+    /// The entry that a new connection with this hash may push out (`early_drop`): one of the kernel's, else one that is not assured;
+    /// an expired one before any.
+    pub(super) fn evictable(&self, hash: u32, now: u64) -> Option<u32> {
+        let rank = |entry: &Entry| match entry {
+            _ if entry.expires <= now => Some(0),
+            _ if entry.is(Entry::KERNELS) => Some(1),
+            _ if entry.status & shunt_policy::connection::Connection::ASSURED == 0 => Some(2),
+            _ => None,
+        };
+        let near = self.index.near(hash, EVICTION_RANGE);
+        near.filter_map(|to| Some((rank(self.entry(to.number))?, to.number))).min().map(|(_, number)| number)
+    }
+
+    /// Where sources like this one were mapped to before, latest first, expired ones too (`nf_nat_bysource`).
+    pub(super) fn from_source(&self, source: &Tuple) -> impl Iterator<Item = &Entry> {
+        let key = Key::from(source);
+        let mut next = self.by_source[self.source_place(&key)];
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(next as usize)?;
+            next = entry.next;
+            Some(entry)
+        })
+        .filter(move |entry| key.is_from(entry))
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = &Entry> {
+        self.entries[..self.unused as usize].iter().filter(|entry| entry.is(Entry::LIVE))
+    }
+
+    fn take_free(&mut self) -> Option<u32> {
+        let number = self.free;
+        if number != NONE {
+            self.free = self.entries[number as usize].next;
+            return Some(number);
+        }
+        let number = self.unused;
+        if number as usize == self.entries.len() {
+            return None;
+        }
+        self.unused += 1;
+        Some(number)
+    }
+
+    fn source_place(&self, key: &Key) -> usize {
+        (u64::from(key.source_hash(self.seed)) * self.by_source.len() as u64 >> 32) as usize
+    }
+
+    fn link(&mut self, number: u32) {
+        let place = self.source_place(&self.entries[number as usize].key(false));
+        let next = std::mem::replace(&mut self.by_source[place], number);
+        if let Some(next) = self.entries.get_mut(next as usize) {
+            next.previous = number;
+        }
+        let entry = &mut self.entries[number as usize];
+        (entry.previous, entry.next) = (NONE, next);
+        entry.flags |= Entry::BY_SOURCE;
+    }
+
+    fn unlink(&mut self, number: u32) {
+        let Entry { previous, next, .. } = self.entries[number as usize];
+        if let Some(next) = self.entries.get_mut(next as usize) {
+            next.previous = previous;
+        }
+        match self.entries.get_mut(previous as usize) {
+            Some(previous) => previous.next = next,
+            None => {
+                let place = self.source_place(&self.entries[number as usize].key(false));
+                self.by_source[place] = next;
+            }
+        }
+    }
+}
+
+/// To what the source was mapped.
+fn inverse_source(entry: &Entry) -> shunt_policy::connection::Endpoint {
+    let reply = entry.tuple(true);
+    reply.inverse().map_or(reply.destination, |mapped| mapped.source)
+}

@@ -1,0 +1,149 @@
+//! What the control side says: mostly what the kernel's own table holds.
+
+use std::net::IpAddr;
+
+use shunt_policy::Ifindex;
+use shunt_policy::connection::{Connection, Tuple};
+
+use super::connections::{Connections, End};
+use super::entry::{Entry, NAT, Progress};
+use super::exchange::ToWorker;
+use super::record::{Record, TcpRecord, TcpState};
+use super::tcp::Tcp;
+use super::timeouts::{self, TCP, UDP, milliseconds, seconds};
+
+impl Connections {
+    pub fn tell(&mut self, message: ToWorker, now: u64) {
+        match message {
+            ToWorker::Kernel { record, whole } => self.hear(&record, whole && !record.kernels, now),
+            ToWorker::Ended { original, reply } => self.hear_of_end(&original, &reply, now),
+            ToWorker::Settings(settings) => self.settings = settings,
+            ToWorker::Unmasquerade { oif, address } => self.unmasquerade(oif, address),
+        }
+    }
+
+    fn hear(&mut self, record: &Record, whole: bool, now: u64) {
+        let Record { original, reply, .. } = record;
+        let owned = [original, reply].map(|tuple| self.place.owns(tuple));
+        if owned == [false; 2] {
+            return;
+        }
+        // Packets of one direction would come to another worker.
+        let whole = whole && owned == [true; 2];
+        if let Some(found) = self.find(original, now) {
+            let entry = self.table.entry(found.number);
+            let same = !found.reply && entry.tuple(true) == *reply;
+            match (entry.is(Entry::KERNELS), same) {
+                (true, true) if !whole => {
+                    self.table.entry_mut(found.number).expires = timeouts::after(now, record.timeout);
+                    return;
+                }
+                (true, _) => self.end(found.number, End::Told),
+                (false, true) => {
+                    if whole {
+                        self.catch_up(found.number, record, now);
+                    }
+                    return;
+                }
+                (false, false) => {
+                    self.counts.contradictions += 1;
+                    return;
+                }
+            }
+        }
+        if let Some(found) = self.find(reply, now) {
+            if !self.table.entry(found.number).is(Entry::KERNELS) {
+                self.counts.contradictions += 1;
+                return;
+            }
+            self.end(found.number, End::Told);
+        }
+        if self.enter(from_record(record, whole, now), now).is_some() {
+            *if whole { &mut self.counts.imported } else { &mut self.counts.kernels } += 1;
+        }
+    }
+
+    /// Ours, and the kernel's copy of it: whatever is further on counts.
+    fn catch_up(&mut self, number: u32, record: &Record, now: u64) {
+        let entry = self.table.entry_mut(number);
+        entry.status |= record.status as u16 & (Connection::SEEN_REPLY | Connection::ASSURED);
+        if let (Progress::Tcp(tcp), Some(theirs)) = (&mut entry.progress, &record.tcp)
+            && rank(theirs.state) > rank(tcp.state)
+        {
+            tcp.state = theirs.state;
+        }
+        // Else what we have not said yet is newer.
+        if !entry.is(Entry::CHANGED) {
+            entry.mark = record.mark.0;
+        }
+        entry.flags |= Entry::KNOWN;
+        entry.clock = seconds(now).saturating_add(record.timeout);
+    }
+
+    fn hear_of_end(&mut self, original: &Tuple, reply: &Tuple, now: u64) {
+        let Some(found) = self.find(original, now) else { return };
+        let entry = self.table.entry(found.number);
+        if !found.reply && entry.tuple(true) == *reply && entry.is(Entry::KERNELS | Entry::KNOWN) {
+            self.end(found.number, End::Told);
+        }
+    }
+
+    /// As rare as an address that goes: the whole table is walked at once.
+    fn unmasquerade(&mut self, oif: Ifindex, address: Option<IpAddr>) {
+        for number in 0..self.table.used() {
+            let entry = self.table.entry(number);
+            let is_behind = entry.is(Entry::LIVE) && entry.masquerade == oif.0 && oif.0 != 0;
+            // `inet_cmp`: the answers go to that address.
+            if is_behind && address.is_none_or(|address| entry.tuple(true).destination.address == address) {
+                self.end(number, End::Killed);
+            }
+        }
+    }
+}
+
+fn from_record(record: &Record, whole: bool, now: u64) -> Entry {
+    let status = record.status as u16 | Connection::CONFIRMED;
+    let entry = Entry {
+        expires: timeouts::after(now, record.timeout),
+        status,
+        mark: record.mark.0,
+        ..Entry::new(&record.original, &record.reply)
+    };
+    if !whole {
+        return Entry { flags: entry.flags | Entry::KERNELS, status: status | translated(record), ..entry };
+    }
+    let progress = match (record.original.protocol, &record.tcp) {
+        (TCP, Some(tcp)) => Progress::Tcp(Tcp::from_record(tcp)),
+        // A connection of unknown state: the middle of one.
+        (TCP, None) => {
+            Progress::Tcp(Tcp::from_record(&TcpRecord { state: TcpState::Established, scale: [0; 2], flags: [0; 2] }))
+        }
+        // Older than anybody asks.
+        (UDP, _) => Progress::Udp { stream: milliseconds(now).wrapping_sub(1) },
+        _ => Progress::Plain,
+    };
+    Entry {
+        flags: entry.flags | Entry::KNOWN,
+        clock: seconds(now).saturating_add(record.timeout),
+        status: status | translated(record),
+        progress,
+        ..entry
+    }
+}
+
+/// `IPS_SRC_NAT` and `IPS_DST_NAT` as the tuples show them, should the status lack them.
+fn translated(record: &Record) -> u16 {
+    let Some(mapped) = record.reply.inverse() else { return record.status as u16 & NAT };
+    let source = if mapped.source != record.original.source { Connection::SRC_NAT } else { 0 };
+    let destination = if mapped.destination != record.original.destination { Connection::DST_NAT } else { 0 };
+    source | destination
+}
+
+/// Which state is further on.
+fn rank(state: TcpState) -> u8 {
+    match state {
+        // Between SYN_SENT and SYN_RECV.
+        TcpState::SynSent2 => 3,
+        _ => state as u8 * 2,
+    }
+}

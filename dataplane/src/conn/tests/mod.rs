@@ -1,0 +1,8 @@
+//! The table as a whole, by what it says of packets.
+
+mod conversations;
+mod exchange;
+mod model;
+mod room;
+mod support;
+mod translation;
