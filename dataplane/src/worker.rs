@@ -169,7 +169,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
                     tracker.punted();
                     return self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken));
                 }
-                let quoted = tracker.quoted();
+                let quoted = tracker.inner().unwrap_or_default();
                 match tracker.forwarded() {
                     Ok(()) => self.forward(frame, packet, &egress, &quoted, way),
                     Err(stop) => self.end(frame, packet, ingress, stop),

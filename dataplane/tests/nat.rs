@@ -101,7 +101,7 @@ fn ends(frame: &[u8]) -> Ends {
         TransportSlice::Tcp(tcp) => (tcp.source_port(), tcp.destination_port()),
         TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port()),
         TransportSlice::Icmpv4(icmp) => {
-            let sum = icmp.to_header();
+            let sum = icmp.header();
             assert_eq!(sum.icmp_type.calc_checksum(icmp.payload()), icmp.checksum(), "ICMP checksum");
             (u16::from_be_bytes([icmp.slice()[4], icmp.slice()[5]]), 0)
         }

@@ -19,7 +19,7 @@ fn nowhere() -> PortSpec {
 }
 
 fn refusal(ports: &[PortSpec]) -> OpenError {
-    match Dataplane::open(&Options::default(), ports, policy(1)) {
+    match Dataplane::open(&Options::default(), ports, policy(1), &mut None) {
         Ok(_) => panic!("opened"),
         Err(error) => error,
     }

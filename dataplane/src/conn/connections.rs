@@ -14,6 +14,7 @@ use super::seen::Seen;
 use super::settings::Settings;
 use super::table::Table;
 use super::tracker::{Local, Tracker};
+use crate::served::ServedByWorker;
 
 /// All connections of one worker. Memory is taken once, by [`Connections::new`]; nothing here allocates, waits or reads a clock.
 ///
@@ -23,6 +24,7 @@ pub struct Connections {
     pub(super) place: Place,
     pub(super) settings: Arc<Settings>,
     pub(super) reports: rtrb::Producer<FromWorker>,
+    served: Option<ServedByWorker>,
     pub(super) random: Random,
     pub(super) counts: Counts,
     /// Where [`Connections::sweep`] goes on.
@@ -83,10 +85,16 @@ impl Connections {
             place,
             settings,
             reports,
+            served: None,
             random,
             counts: Counts::default(),
             swept: 0,
         }
+    }
+
+    /// Tells the XDP programs which packets to addresses of the machine belong to translated connections.
+    pub fn serving(self, served: ServedByWorker) -> Self {
+        Connections { served: Some(served), ..self }
     }
 
     /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`] or [`Tracker::punted`]; letting it go does nothing.
@@ -120,6 +128,11 @@ impl Connections {
         self.len() == 0
     }
 
+    /// `nf_conntrack_checksum`
+    pub fn verifies_checksums(&self) -> bool {
+        self.settings.checksum
+    }
+
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -151,7 +164,11 @@ impl Connections {
             let why = if self.table.entry(other).expires <= now { End::Expired } else { End::Evicted };
             self.end(other, why);
         }
-        self.table.insert(entry)
+        let number = self.table.insert(entry)?;
+        if let Some(served) = &mut self.served {
+            entry.served().into_iter().flatten().for_each(|tuple| served.add(&tuple));
+        }
+        Some(number)
     }
 
     /// Removes an entry and tells the kernel, if it knows of it.
@@ -160,6 +177,9 @@ impl Connections {
         if entry.is(Entry::KNOWN) && why != End::Told {
             let ended = FromWorker::Ended { original: entry.tuple(false), reply: entry.tuple(true) };
             self.tell_kernel(ended);
+        }
+        if let Some(served) = &mut self.served {
+            self.table.entry(number).served().into_iter().flatten().for_each(|tuple| served.remove(&tuple));
         }
         self.table.remove(number);
         *match why {

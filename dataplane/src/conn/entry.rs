@@ -79,6 +79,13 @@ impl Entry {
         }
     }
 
+    /// The tuples whose packets may be addressed to this machine, although they are ours: those of a translated connection.
+    pub(super) fn served(&self) -> [Option<Tuple>; 2] {
+        let ours = !self.is(Entry::KERNELS);
+        let if_set = |bit: u16, reply: bool| (ours && self.status & bit != 0).then(|| self.tuple(reply));
+        [if_set(Connection::DST_NAT, false), if_set(Connection::SRC_NAT, true)]
+    }
+
     pub(super) fn is(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }

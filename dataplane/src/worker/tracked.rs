@@ -142,8 +142,8 @@ impl Tables {
                 let place = Place { worker, workers };
                 let seed = options.seed.wrapping_add(worker as u64);
                 let served = ServedByWorker::new(served.clone());
-                let connections =
-                    Connections::new(capacity, place, Arc::clone(&options.settings), reports, served, seed);
+                let settings = Arc::clone(&options.settings);
+                let connections = Connections::new(capacity, place, settings, reports, seed).serving(served);
                 (Tracked::new(connections, orders, place), line)
             })
             .unzip();

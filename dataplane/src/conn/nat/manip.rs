@@ -3,11 +3,7 @@
 use shunt_policy::connection::{Connection, Endpoint, Manip, Tuple};
 
 /// How the packet that an ICMP error quotes changes, where it does. For ICMP the port is the identifier, at whichever end it stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Inner {
-    pub source: Option<Endpoint>,
-    pub destination: Option<Endpoint>,
-}
+pub use crate::packet::Ends as Inner;
 
 /// What an end of a packet becomes: as the inverse of `answers`, the tuple of the other direction, has it. `None` if this end is not
 /// translated. For ICMP the port is the identifier, whichever end.
