@@ -126,8 +126,6 @@ pub struct Mirror {
     carrier_counts: BTreeSet<Ifindex>,
     undecodable: BTreeMap<&'static str, Vec<String>>,
     netfilter: Watch,
-    /// There may be connections that are translated by rules of before.
-    old_translations: bool,
     poll: Interval,
     /// After a failed dump: when to try again.
     retry: Option<Instant>,
@@ -174,7 +172,6 @@ impl Mirror {
             dirty: Part::DUMPED.into(),
             undecodable: BTreeMap::new(),
             netfilter: Watch::start(),
-            old_translations: true,
             poll,
             retry: None,
             fault: None,
@@ -187,7 +184,6 @@ impl Mirror {
             news: Changes::default(),
         };
         mirror.view.netfilter = Netfilter::read().await?;
-        mirror.view.netfilter.translated = mirror.still_translated();
         mirror.view.xfrm = raw::xfrm().map_err(|source| MirrorError::Read { part: "IPsec policies", source })?;
         mirror.refresh()?;
         if !mirror.hear_pending() || mirror.news.routes {

@@ -31,12 +31,10 @@ pub enum Part {
     /// The sets that rules of iptables name.
     Ipset,
     Xfrm,
-    /// Whether conntrack translates a connection.
-    Connections,
 }
 
 impl Part {
-    pub const ALL: [Part; 13] = [
+    pub const ALL: [Part; 12] = [
         Part::Links,
         Part::Addresses,
         Part::Rules,
@@ -49,7 +47,6 @@ impl Part {
         Part::IptablesLegacy,
         Part::Ipset,
         Part::Xfrm,
-        Part::Connections,
     ];
     /// Those that one dump each brings, in an order in which a later one may need an earlier one.
     pub(super) const DUMPED: [Part; 7] = [
@@ -76,7 +73,6 @@ impl Part {
             Part::IptablesLegacy => "iptables-legacy",
             Part::Ipset => "ipset",
             Part::Xfrm => "xfrm",
-            Part::Connections => "connections",
         }
     }
 
@@ -86,7 +82,7 @@ impl Part {
             Part::Links | Part::Addresses | Part::Rules | Part::Routes | Part::Nexthops | Part::Neighbours => true,
             Part::Nftables => true,
             Part::Sysctls | Part::TrafficControl | Part::IptablesLegacy | Part::Ipset => false,
-            Part::Xfrm | Part::Connections => false,
+            Part::Xfrm => false,
         }
     }
 
@@ -95,7 +91,7 @@ impl Part {
         match self {
             Part::Links | Part::Addresses | Part::Rules | Part::Nexthops | Part::Neighbours => TOLD,
             Part::Routes => DUMPED_ANEW,
-            Part::Sysctls | Part::TrafficControl | Part::Xfrm | Part::Connections => LOOKED_AT,
+            Part::Sysctls | Part::TrafficControl | Part::Xfrm => LOOKED_AT,
             Part::Nftables | Part::IptablesLegacy | Part::Ipset => PRINTED,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
@@ -42,9 +43,7 @@ impl Mirror {
             Part::Rules => self.read_rules()?,
             Part::Nexthops => self.read_nexthops()?,
             // They have ways of their own.
-            Part::Routes | Part::Nftables | Part::IptablesLegacy | Part::Ipset | Part::Xfrm | Part::Connections => {
-                false
-            }
+            Part::Routes | Part::Nftables | Part::IptablesLegacy | Part::Ipset | Part::Xfrm => false,
         };
         self.last_read.note(part);
         if differs {
@@ -121,13 +120,14 @@ impl Mirror {
             all.extend(decode::address(message)?);
             Ok(())
         })?;
-        let addresses = addresses.into_iter().collect();
         // With the last address of an interface, or with that which is its source, a route goes without a word.
-        for gone in self.view.addresses.difference(&addresses) {
-            self.routes.doubt(Family::of(gone.local));
+        let places = |all: &[KernelAddress]| -> BTreeSet<(Ifindex, IpAddr, u8)> {
+            all.iter().map(|one| (one.ifindex, one.local, one.length)).collect()
+        };
+        for (_, gone, _) in places(&self.view.addresses).difference(&places(&addresses)) {
+            self.routes.doubt(Family::of(*gone));
         }
-        let before = std::mem::replace(&mut self.view.addresses, addresses);
-        let differs = before != self.view.addresses;
+        let differs = replace(&mut self.view.addresses, addresses);
         self.news.links |= differs;
         Ok(differs)
     }
@@ -299,18 +299,10 @@ impl Mirror {
         if self.netfilter.look_around() {
             [Part::IptablesLegacy, Part::Ipset].into_iter().for_each(|part| self.last_read.note(part));
         }
-        match self.view.netfilter.translated.is_empty() {
-            // They do not come back without another rule.
-            true => self.last_read.note(Part::Connections),
-            false => self.follow_translations(),
-        }
     }
 
     /// `told` unless it was read without anything having told of a change.
-    pub(super) fn take_netfilter(&mut self, mut netfilter: Netfilter, told: bool) {
-        // Connections stay translated when the rule that made them goes or becomes another.
-        self.old_translations |= !netfilter.translates_like(&self.view.netfilter);
-        netfilter.translated = self.still_translated();
+    pub(super) fn take_netfilter(&mut self, netfilter: Netfilter, told: bool) {
         let began = self.netfilter.began();
         [Part::Nftables, Part::IptablesLegacy, Part::Ipset]
             .into_iter()
@@ -330,26 +322,6 @@ impl Mirror {
             self.view.netfilter = netfilter;
             self.news.netfilter = true;
         }
-    }
-
-    fn follow_translations(&mut self) {
-        self.last_read.note(Part::Connections);
-        let translated = self.still_translated();
-        if replace(&mut self.view.netfilter.translated, translated) {
-            self.news.netfilter = true;
-            self.differed(Part::Connections);
-        }
-    }
-
-    /// Families with connections that other rules may translate than those of now. There are none any more once all have ended.
-    pub(super) fn still_translated(&mut self) -> Vec<Family> {
-        if !self.old_translations {
-            return Vec::new();
-        }
-        // If the kernel does not tell, there may be some.
-        let translated = raw::translated().unwrap_or(Family::BOTH.to_vec());
-        self.old_translations = !translated.is_empty();
-        translated
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the kernel holds, as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use shunt_policy::config::{Neighbour, NexthopObject, Rule};
@@ -18,7 +18,8 @@ pub struct KernelView {
     /// By family: interfaces whose carrier, or whether it counts, has changed since routes were last read: what these say of dead
     /// next hops is old.
     pub unread_carriers: [BTreeSet<Ifindex>; 2],
-    pub addresses: BTreeSet<KernelAddress>,
+    /// Those of one interface and family in the kernel's order, which decides which one is chosen as a source.
+    pub addresses: Vec<KernelAddress>,
     pub neighbours: Arc<Vec<Neighbour>>,
     /// In the kernel's order, IPv4 before IPv6.
     pub rules: Arc<Vec<Rule>>,
@@ -70,6 +71,14 @@ pub struct KernelAddress {
     pub local: IpAddr,
     /// Of the prefix, in bits.
     pub length: u8,
+    /// `IFA_ADDRESS`: the same, or the far end's on a point-to-point link.
+    pub address: IpAddr,
+    /// `RT_SCOPE_*`
+    pub scope: u8,
+    /// `IFA_F_SECONDARY`; in IPv6 it is called `IFA_F_TEMPORARY`.
+    pub secondary: bool,
+    /// Not one of IPv6 that is tentative, failed or deprecated.
+    pub preferred: bool,
 }
 
 /// An entry of the neighbour table.
@@ -129,12 +138,6 @@ pub struct Qdiscs {
 impl KernelView {
     pub fn link(&self, ifindex: Ifindex) -> Option<&KernelLink> {
         self.links.iter().find(|link| link.ifindex == ifindex)
-    }
-
-    pub fn has_address4(&self, ifindex: Ifindex) -> bool {
-        // IPv4 addresses are before those of IPv6.
-        let first = KernelAddress { ifindex, local: Ipv4Addr::UNSPECIFIED.into(), length: 0 };
-        self.addresses.range(first..).next().is_some_and(|one| one.ifindex == ifindex && one.local.is_ipv4())
     }
 
     /// Whether tc filters may touch what arrives on the link.

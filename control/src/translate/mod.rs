@@ -3,18 +3,19 @@
 
 mod netfilter;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use shunt_policy::config::{
-    Config, Guard, Hook, Hops, Link, Match, NexthopObject, Origin, Route, RouteKind, RouteText, RpFilter, RuleAction,
+    Config, Guard, Hook, Hops, Link, LinkAddress, Match, NexthopObject, Origin, Route, RouteKind, RouteText, RpFilter, RuleAction,
     Source, Test, Transmit,
 };
 use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
 
 pub use netfilter::{Counters, RuleKey, Twins, keyed};
 
-use crate::mirror::{Changes, KernelLink, KernelView, LinkSysctls};
+use crate::mirror::{Changes, KernelAddress, KernelLink, KernelView, LinkSysctls};
 
 /// What the mirror means.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +115,8 @@ impl Translation {
         config.nexthops = view.nexthops.clone();
         if changes.netfilter {
             let mut part = Part::default();
-            config.chains = Arc::new(netfilter::translate(&view.netfilter, &mut self.counters, &mut part));
+            let evaluated = netfilter::translate(&view.netfilter, &mut self.counters, &mut part);
+            (config.chains, config.conntrack) = (Arc::new(evaluated.chains), evaluated.conntrack);
             others(view, &mut part);
             (self.guards, self.netfilter) = (part.guards, part.report);
         }
@@ -257,7 +259,9 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
         let why = format!("the kernel knows alone which paths are narrow: packets above {bytes} bytes are its own");
         report.push(Item::punted(origin, PuntReason::Oversize, why));
     }
+    let mut addresses = addresses(view);
     for link in &view.links {
+        let addresses = addresses.remove(&link.ifindex).unwrap_or_default();
         let transmit = transmit(link, view, ports);
         let sysctls = view.sysctls.links.get(&link.name);
         // Dumps say themselves which next hops are dead, and know better: an IPv4 route by an IPv6 gateway that was added without
@@ -279,12 +283,12 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
             rp_filter: sysctls.map_or(RpFilter::Strict, |sysctls| sysctls.rp_filter),
             src_valid_mark: sysctls.is_some_and(|sysctls| sysctls.src_valid_mark),
             accept_local: sysctls.is_some_and(|sysctls| sysctls.accept_local),
-            has_address4: view.has_address4(link.ifindex),
+            has_address4: addresses.iter().any(|one| one.address.is_ipv4()),
             ignored4: ignored(Family::V4, |sysctls| sysctls.ignore_linkdown4),
             ignored6: ignored(Family::V6, |sysctls| sysctls.ignore_linkdown6),
             redirected4: sysctls.is_some_and(|sysctls| sysctls.redirected4),
             redirected6: sysctls.is_some_and(|sysctls| sysctls.redirected6),
-            addresses: Vec::new(),
+            addresses,
             group: link.group,
             transmit,
         });
@@ -323,6 +327,16 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
         }
     }
     (links, report)
+}
+
+fn addresses(view: &KernelView) -> HashMap<Ifindex, Vec<LinkAddress>> {
+    let mut addresses: HashMap<Ifindex, Vec<LinkAddress>> = HashMap::new();
+    for one in &view.addresses {
+        let network = Prefix::new(one.address, one.length).unwrap_or(Prefix::host(one.local));
+        let KernelAddress { local: address, scope, secondary, preferred, .. } = *one;
+        addresses.entry(one.ifindex).or_default().push(LinkAddress { address, network, scope, secondary, preferred });
+    }
+    addresses
 }
 
 fn transmit(link: &KernelLink, view: &KernelView, ports: &[(Ifindex, PortId)]) -> Transmit {

@@ -80,7 +80,7 @@ pub struct LinkAddress {
     pub network: Prefix,
     /// `RT_SCOPE_*`: 0 universe, 200 site, 253 link, 254 host.
     pub scope: u8,
-    /// `IFA_F_SECONDARY`: IPv4 of a network in which the interface has an address already.
+    /// `IFA_F_SECONDARY`: IPv4 of a network in which the interface has an address already. Of IPv6 a temporary one (RFC 8981).
     pub secondary: bool,
     /// IPv6: neither tentative nor failed nor deprecated.
     pub preferred: bool,

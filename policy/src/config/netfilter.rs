@@ -209,6 +209,11 @@ impl ConnectionState {
 }
 
 impl Field {
+    /// What conntrack knows of a packet: the last ones.
+    pub fn is_of_connection(self) -> bool {
+        self >= Field::CtState
+    }
+
     /// What [`Action`]s can change.
     pub fn is_mutable(self) -> bool {
         matches!(self, Field::Tos | Field::Ttl | Field::Mark | Field::TcpMss | Field::CtMark)
@@ -286,9 +291,11 @@ pub enum Action {
     Untrack,
     /// `ct mark = (ct mark & !clear) ^ flip`; nothing happens without a connection.
     CtMark { clear: u32, flip: u32 },
-    /// `ct mark = (ct mark & !clear) ^ (mark & take) ^ flip` (`CONNMARK --save-mark`, `ct mark set meta mark`).
+    /// `ct mark = (ct mark & !clear) ^ (mark & take) ^ flip` (`CONNMARK --save-mark`, `ct mark set meta mark`); nothing without a
+    /// connection.
     SaveMark { clear: u32, take: u32, flip: u32 },
-    /// `mark = (mark & !clear) ^ (ct mark & take) ^ flip` (`CONNMARK --restore-mark`, `meta mark set ct mark`).
+    /// `mark = (mark & !clear) ^ (ct mark & take) ^ flip` (`CONNMARK --restore-mark`, `meta mark set ct mark`); nothing without a
+    /// connection (where nftables' rule ends then, a test of the connection stands before it).
     RestoreMark { clear: u32, take: u32, flip: u32 },
     /// Known to change nothing that a forwarded packet or a later rule could show: `CLASSIFY`.
     Nothing,

@@ -39,8 +39,6 @@ pub struct Netfilter {
     pub ipsets: IpSets,
     /// Native tables.
     pub nft: Arc<Ruleset>,
-    /// Families in which conntrack still translates a connection.
-    pub translated: Vec<Family>,
 }
 
 /// The tables of one of the four `-save` tools.
@@ -53,7 +51,9 @@ pub struct Dialect {
 }
 
 impl Netfilter {
-    /// Everything but what conntrack translates.
+    /// # Errors
+    ///
+    /// As of [`reader::read`].
     pub async fn read() -> Result<Self, Fault> {
         Ok(reader::read(None).await?.netfilter)
     }
@@ -67,20 +67,6 @@ impl Netfilter {
     /// What iptables-legacy wrote.
     pub fn legacy(&self) -> impl Iterator<Item = &Dialect> {
         self.saved.iter().filter(|dialect| dialect.source == Source::IptablesLegacy)
-    }
-
-    /// Whether connections are translated by the same rules.
-    pub fn translates_like(&self, other: &Netfilter) -> bool {
-        let saved = |netfilter: &Netfilter| -> Vec<xt::Table> {
-            netfilter.saved.iter().filter_map(|dialect| dialect.saved.table("nat")).cloned().collect()
-        };
-        let native = |netfilter: &Netfilter| -> Vec<nft::Table> {
-            let translates = |table: &&nft::Table| {
-                table.chains.iter().any(|chain| chain.base.as_ref().is_some_and(|base| base.kind == "nat"))
-            };
-            netfilter.nft.tables.iter().filter(translates).cloned().collect()
-        };
-        saved(self) == saved(other) && native(self) == native(other) && self.ipsets == other.ipsets
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Reading {
     generation: Option<u32>,
 }
 
-/// Reads everything but what conntrack translates. What `known` holds of nftables is taken from there as long as it is of the
+/// Reads everything. What `known` holds of nftables is taken from there as long as it is of the
 /// present generation.
 ///
 /// # Errors
@@ -129,16 +129,17 @@ fn family_word(family: Family) -> &'static str {
     }
 }
 
-/// All tables but those that are asleep. nft 1.0.6 prints a table that has flags as anything but JSON (`table_print_json` there), so
-/// these are left out or, if need be, asked for by themselves.
+/// All tables. nft 1.0.6 prints a table that has flags as anything but JSON (`table_print_json` there), so if there are such all are
+/// asked for by themselves.
 async fn native() -> Result<Ruleset, Fault> {
     let tables = kernel::tables().map_err(|error| Fault::Kernel { problem: error.to_string() })?;
     if tables.iter().all(|table| !table.has_flags) {
         return listed(&["list", "ruleset"]).await;
     }
     let mut ruleset = Ruleset::default();
-    for table in tables.iter().filter(|table| !table.dormant) {
-        ruleset.tables.extend(listed(&["list", "table", table.family, &table.name]).await?.tables);
+    for table in &tables {
+        let listed = listed(&["list", "table", table.family, &table.name]).await?.tables;
+        if table.dormant { &mut ruleset.asleep } else { &mut ruleset.tables }.extend(listed);
     }
     Ok(ruleset)
 }

@@ -1,70 +1,27 @@
 //! Guards: what of netfilter is not evaluated, and which packets it could touch.
 
 use shunt_policy::config::{
-    Action, BaseChain, ChainPolicy, Field, Guard, Hook, Match, NatTo, Origin, Source, Step, Test, Value, Verdict,
+    Action, BaseChain, Field, Guard, Hook, Match, Step, Test, Value,
 };
-use shunt_policy::{Family, PuntReason};
+use shunt_policy::PuntReason;
 
 use super::nft::{Direction, Unevaluated};
 use super::{Item, Part};
-use crate::mirror::netfilter::Netfilter;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Masquerading touches what leaves by it, and the answers come back to an address of ours. Any other translation is seen in
-/// packets that look like all others, so the family is the kernel's.
-pub(super) fn nat(chain: &BaseChain, part: &mut Part) {
-    let family = chain.family;
-    if chain.policy == ChainPolicy::Drop {
-        let origin = Origin::new(Source::Nftables, format!("{} policy drop", chain.name));
-        part.guard_all(family, PuntReason::Nat, &origin);
-        part.report.push(Item::punted(origin, PuntReason::Nat, "what it drops are the first packets of connections"));
-    }
-    for rule in chain.all_rules() {
-        let masquerade =
-            matches!(rule.steps.last(), Some(Step::Verdict(Verdict::Nat(nat))) if nat.to == NatTo::Masquerade);
-        if masquerade && chain.hook == Hook::Postrouting && chain.rules.contains(rule) {
-            let why = "new connections that could match it are the kernel's, as are the answers to them";
-            let origin = rule.origin.clone();
-            part.report.push(Item::punted(origin.clone(), PuntReason::Nat, why));
-            // The rule sees the first packet of a connection, the translation all of them, and errors that quote one, too.
-            let of_connection = known(&rule.steps, |test| stays_the_same(test) || names_egress(test));
-            let mut of_error = known(&rule.steps, names_egress);
-            let icmp = if family == Family::V4 { ICMP } else { ICMPV6 };
-            of_error.push(Match { not: false, test: Test::protocol(icmp) });
-            for matches in [of_connection, of_error] {
-                let (reason, origin) = (PuntReason::Nat, origin.clone());
-                part.guards.push(Guard { family, hook: Hook::Forward, matches, reason, origin });
-            }
-        } else {
-            part.guard_all(family, PuntReason::Nat, &rule.origin);
-            let why =
-                format!("answers of translated connections look like any packet: all of {family} is the kernel's");
-            part.report.push(Item::punted(rule.origin.clone(), PuntReason::Nat, why));
-        }
-    }
-}
-
-/// Connections go on as they were translated, whatever has become of the rule.
-pub(super) fn still_translated(netfilter: &Netfilter, part: &mut Part) {
-    for family in &netfilter.translated {
-        let origin = Origin::new(Source::Nftables, format!("{family} connections that conntrack still translates"));
-        part.guard_all(*family, PuntReason::Nat, &origin);
-        let why = "rules have changed since, they go on: conntrack -L lists them, conntrack -D ends them";
-        part.report.push(Item::punted(origin, PuntReason::Nat, why));
-    }
-}
-
 /// A rule that asks connection tracking gets its answer from packets that went before, of both directions. So the kernel must see
 /// all packets of the connections that could come to the rule: what tells them apart is what stays the same over a connection.
-pub(super) fn connections(chain: &BaseChain, part: &mut Part) {
+/// Where connections are translated (`translates`), its packets may have any addresses and ports when they arrive.
+pub(super) fn connections(chain: &BaseChain, translates: bool, part: &mut Part) {
+    let of_use = if translates { is_never_translated } else { stays_the_same };
     for rule in chain.all_rules() {
         let asks = |step: &Step| {
             matches!(step, Step::Match(Match { test: Test::Connection(_), .. }) | Step::Do(Action::Connection(_)))
         };
         let Some(at) = rule.steps.iter().position(asks) else { continue };
-        let mut one_way = known(&rule.steps[..at], stays_the_same);
+        let mut one_way = known(&rule.steps[..at], of_use);
         // The state of an ICMP error is that of the connection which it quotes, and that may be any.
         if !one_way.iter().any(excludes_icmp) {
             one_way.clear();
@@ -117,8 +74,8 @@ fn excludes_icmp(one: &Match) -> bool {
     }
 }
 
-fn names_egress(test: &Test) -> bool {
-    matches!(test, Test::Field { field: Field::Oif | Field::OifGroup, .. } | Test::Never)
+fn is_never_translated(test: &Test) -> bool {
+    matches!(test, Test::Field { field: Field::Protocol, .. } | Test::Never)
 }
 
 /// What a test looks at is the same in all packets of a connection, but for the direction.

@@ -1,5 +1,6 @@
 //! Netfilter: the chains that a forwarded packet passes, in the kernel's order, and guards for what is not evaluated.
 
+mod conntrack;
 mod counters;
 mod guards;
 mod ipset;
@@ -8,14 +9,18 @@ mod xt;
 
 use std::collections::HashSet;
 
-use shunt_policy::PuntReason;
 use shunt_policy::config::{
-    Action, BaseChain, ChainPolicy, ChainRule, Hook, Match, Origin, Set, Source, Step, Test, Verdict,
+    Action, BaseChain, ChainPolicy, ChainRule, Conntrack, Hook, Match, Nat, NatTo, Origin, Set, Source, Step, Test, Verdict,
 };
+use shunt_policy::{Family, PuntReason};
 
 use super::{Item, Part, Standing};
 use crate::mirror::netfilter::Netfilter;
 pub use counters::{Counters, RuleKey, Twins, keyed};
+
+/// `NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`
+const NAT_DST: i32 = -100;
+const NAT_SRC: i32 = 100;
 
 /// A base chain of one of the dialects.
 pub(super) struct Lowered {
@@ -25,36 +30,38 @@ pub(super) struct Lowered {
     pub(super) table: String,
 }
 
-/// The chains that are evaluated; all else becomes guards.
-pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &mut Part) -> Vec<BaseChain> {
+/// What is evaluated.
+pub(super) struct Evaluated {
+    pub(super) chains: Vec<BaseChain>,
+    /// By family.
+    pub(super) conntrack: [Conntrack; 2],
+}
+
+/// What is evaluated; all else becomes guards.
+pub(super) fn translate(netfilter: &Netfilter, counters: &mut Counters, part: &mut Part) -> Evaluated {
+    let conntrack = conntrack::conntrack(netfilter);
     let nft::Native { chains: native, unevaluated } = nft::chains(&netfilter.nft);
     let mut sets = ipset::Sets::new(netfilter);
     let saved = netfilter.saved.iter().flat_map(|dialect| xt::chains(dialect, &mut sets));
     let mut all: Vec<Lowered> = saved.chain(native).collect();
     // A chain without rules that accepts says nothing, wherever it stands.
     all.retain(|Lowered { chain, .. }| !chain.rules.is_empty() || chain.policy == ChainPolicy::Drop);
-    all.sort_by_key(|Lowered { chain, .. }| (chain.family, chain.hook, chain.priority));
-    let nat: Vec<Lowered> = all.extract_if(.., |lowered| lowered.chain.nat).collect();
-    for lowered in &nat {
-        guards::nat(&lowered.chain, part);
-    }
-    guards::still_translated(netfilter, part);
+    all.sort_by_key(|Lowered { chain, .. }| place(chain));
     unevaluated.iter().for_each(|left| guards::unevaluated(left, part));
     set_order(&mut all);
     let mut reported = HashSet::new();
     for Lowered { chain, .. } in &mut all {
         counters.assign(chain);
-        guards::connections(chain, part);
+        guards::connections(chain, conntrack[chain.family as usize] == Conntrack::Translates, part);
         report(chain, &mut reported, part);
     }
     counters.sweep();
-    all.into_iter().map(|lowered| lowered.chain).collect()
+    Evaluated { chains: all.into_iter().map(|lowered| lowered.chain).collect(), conntrack }
 }
 
 /// Which of two chains of one priority the kernel asks first depends on which was registered first, and that shows within a table
 /// only, by the order in which it lists them: the younger one runs first (`nf_hook_entries_grow`).
 fn set_order(all: &mut [Lowered]) {
-    let place = |chain: &BaseChain| (chain.family, chain.hook, chain.priority);
     let same = |a: &Lowered, b: &Lowered| place(&a.chain) == place(&b.chain);
     for group in all.chunk_by_mut(same) {
         let one_table = group.windows(2).all(|pair| pair[0].table == pair[1].table);
@@ -65,6 +72,26 @@ fn set_order(all: &mut [Lowered]) {
             lowered.chain.unordered = !one_table;
         }
     }
+    // Nat hangs on the hook since the first of its chains was there, which may be one of another hook.
+    for at in 1..all.len() {
+        let (before, one) = (&all[at - 1].chain, &all[at].chain);
+        let (family, hook, priority, nat, _) = place(one);
+        if nat && !before.nat && (before.family, before.hook, before.priority) == (family, hook, priority) {
+            all[at].chain.unordered = true;
+        }
+    }
+}
+
+/// Where the kernel runs a chain. Those of type nat are called by a hook of nat's own, in the order of their priorities
+/// (`nf_nat_ipv4_ops`).
+fn place(chain: &BaseChain) -> (Family, Hook, i32, bool, i32) {
+    let BaseChain { family, hook, priority, nat, .. } = *chain;
+    let on_hook = match hook {
+        _ if !nat => priority,
+        Hook::Prerouting => NAT_DST,
+        Hook::Forward | Hook::Postrouting => NAT_SRC,
+    };
+    (family, hook, on_hook, nat, priority)
 }
 
 /// What becomes of each rule, for `shunt check`. `reported` holds what was said before: a chain of family inet stands here twice, and a
@@ -118,9 +145,16 @@ fn left_to_kernel(rule: &ChainRule, hook: Hook) -> Option<(PuntReason, String)> 
         Step::Do(Action::MarkOf { map, .. }) => uncertain(map).map(|what| (opaque, what)),
         Step::VerdictOf { map, .. } => uncertain(map).map(|what| (opaque, what)),
         Step::Verdict(Verdict::Opaque(what)) => Some((opaque, what.clone())),
+        Step::Verdict(Verdict::Nat(nat)) if redirects(nat) => {
+            Some((PuntReason::Local, "what it redirects ends at this machine".to_owned()))
+        }
         Step::Verdict(Verdict::Reject) => Some((PuntReason::Reject, "the kernel answers what is rejected".to_owned())),
         _ => None,
     })
+}
+
+fn redirects(nat: &Nat) -> bool {
+    nat.to == NatTo::Redirect
 }
 
 fn uncertain<T>(set: &Set<T>) -> Option<String> {

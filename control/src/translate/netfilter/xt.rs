@@ -1,12 +1,15 @@
 //! iptables of both kinds: tables as the tools print them become chains of the common form. Each match and target means what the
 //! kernel's module of its name does (`xt_*`, `ipt_*`, `ip6t_*`).
 
+mod connection;
+mod nat;
+
 use std::collections::HashMap;
 
 use shunt_policy::Family;
 use shunt_policy::config::{
-    self, Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Hook, MssLimit, Nat, NatTo, Origin, PortRange,
-    Side, Source, Step, TtlChange, UserChain, Value, Verdict,
+    self, Action, BaseChain, ChainPolicy, ChainRule, CounterSlot, Field, Hook, MssLimit, Origin, PortRange, Side,
+    Source, Step, TtlChange, UserChain, Value, Verdict,
 };
 
 use super::Lowered;
@@ -14,7 +17,7 @@ use super::ipset::{Asked, Sets};
 use crate::mirror::netfilter::Dialect;
 use crate::mirror::netfilter::xt::{
     AddressMask, AddressRange, Chain, Comparison, Condition, HopChange, IcmpType, MarkChange, Masked, Match, Mss,
-    NatTarget, PacketType, Range, Rule, Table, Target, Test,
+    PacketType, Range, Rule, Table, Target, Test,
 };
 
 /// The chains that forwarded packets pass.
@@ -26,7 +29,8 @@ pub(super) fn chains(dialect: &Dialect, sets: &mut Sets) -> Vec<Lowered> {
             let (Some((hook, priority)), Some(policy)) = (place(&table.name, &chain.name), chain.policy) else {
                 continue;
             };
-            let lowering = Lowering { source: dialect.source, family: dialect.family, hook, sets };
+            let nat = table.name == "nat";
+            let lowering = Lowering { source: dialect.source, family: dialect.family, hook, nat, sets };
             let chain = lowering.base(table, chain, priority, policy);
             all.push(Lowered { chain, table: format!("{} {}", dialect.source, table.name) });
         }
@@ -59,6 +63,8 @@ struct Lowering<'a, 'b> {
     source: Source,
     family: Family,
     hook: Hook,
+    /// Of table nat.
+    nat: bool,
     sets: &'a mut Sets<'b>,
 }
 
@@ -83,7 +89,7 @@ impl Lowering<'_, '_> {
             hook: self.hook,
             priority,
             unordered: false,
-            nat: table.name == "nat",
+            nat: self.nat,
             name: format!("{} {} {}", self.source, table.name, chain.name),
             rules,
             policy,
@@ -107,6 +113,10 @@ impl Lowering<'_, '_> {
         for one in &rule.matches {
             match one {
                 Match::Plain(condition) => steps.extend(self.condition(condition)),
+                Match::Module { name: "conntrack" | "state", conditions } => match connection::tests(conditions) {
+                    Some(tests) => steps.extend(tests.into_iter().map(Step::Match)),
+                    None => steps.push(is(config::Test::Connection(one.to_string()))),
+                },
                 Match::Module { conditions, .. } => {
                     steps.extend(conditions.iter().filter_map(|condition| self.condition(condition)));
                 }
@@ -115,7 +125,7 @@ impl Lowering<'_, '_> {
             }
         }
         steps.push(Step::Count);
-        steps.extend(rule.target.as_ref().map(target));
+        steps.extend(rule.target.as_ref().map(|target| self.target(target)));
         let origin = Origin::new(self.source, chain.line(rule));
         ChainRule { steps, counter: CounterSlot::default(), origin }
     }
@@ -158,6 +168,7 @@ impl Lowering<'_, '_> {
             Test::Ttl(comparison) | Test::HopLimit(comparison) => compared(Field::Ttl, *comparison),
             Test::Length(range) => numbers(Field::Length, *range),
             Test::Mark(mark) => config::Test::masked(Field::Mark, mark.value, mark.mask),
+            Test::ConnectionMark(mark) => config::Test::masked(Field::CtMark, mark.value, mark.mask),
             // To IPv4 255 is any type, to IPv6 a type like all others (icmp_type_code_match, icmp6_type_code_match).
             Test::Icmp(IcmpType::Any | IcmpType::Kind { kind: u8::MAX, .. }) => return holds(true),
             Test::Icmp(IcmpType::Kind { kind, code }) | Test::Icmp6(IcmpType::Kind { kind, code }) => {
@@ -189,6 +200,8 @@ impl Lowering<'_, '_> {
             Test::TcpMss(range) if !not => numbers(Field::TcpMss, *range),
             Test::SourceRange(range) => addresses(Field::Source, *range),
             Test::DestinationRange(range) => addresses(Field::Destination, *range),
+            // Those of one module are taken together.
+            Test::Connection(_) => config::Test::Connection(condition.to_string()),
             Test::TcpOption(_)
             | Test::Icmp6(IcmpType::Any)
             | Test::MacSource(_)
@@ -198,6 +211,43 @@ impl Lowering<'_, '_> {
             | Test::TcpMss(_) => config::Test::Opaque(condition.to_string()),
         };
         Holds::If(config::Match { not: *not, test })
+    }
+
+    fn target(&self, target: &Target) -> Step {
+        Step::Do(match target {
+            Target::Accept => return Step::Verdict(Verdict::Accept),
+            Target::Drop => return Step::Verdict(Verdict::Drop),
+            Target::Return => return Step::Verdict(Verdict::Return),
+            Target::Jump(chain) => return Step::Verdict(Verdict::Jump(chain.to_string())),
+            Target::Goto(chain) => return Step::Verdict(Verdict::Goto(chain.to_string())),
+            Target::Reject(_) => return Step::Verdict(Verdict::Reject),
+            Target::Nat(nat) => {
+                let known = nat::nat(nat, self.hook).filter(|_| self.nat);
+                return Step::Verdict(known.map_or_else(|| Verdict::Opaque(nat.to_string()), |nat| Verdict::Nat(nat.into())));
+            }
+            Target::Opaque(text) => return Step::Verdict(Verdict::Opaque(word(text))),
+            Target::Mark(change) => mark(*change),
+            Target::Tos(change) => Action::Tos { clear: change.mask, flip: change.value },
+            // dscp_tg keeps the two bits of ECN.
+            Target::Dscp(point) => Action::Tos { clear: 0xfc, flip: point << 2 },
+            Target::Ttl(change) | Target::HopLimit(change) => Action::Ttl(match *change {
+                HopChange::Set(value) => TtlChange::Set(value),
+                HopChange::Increase(value) => TtlChange::Raise(value),
+                HopChange::Decrease(value) => TtlChange::Lower(value),
+            }),
+            Target::Mss(change) => {
+                let to = match *change {
+                    Mss::Set(bytes) => MssLimit::Bytes(bytes),
+                    Mss::ClampToPmtu => MssLimit::PathMtu,
+                };
+                Action::Mss(config::Mss { to, adds: true })
+            }
+            Target::Classify { .. } => Action::Nothing,
+            Target::NoTrack { .. } => Action::Untrack,
+            Target::ConnectionMark(change) => connection::mark(*change),
+            Target::Connection(text) => Action::Connection(word(text)),
+            Target::Set(text) => Action::Opaque(word(text)),
+        })
     }
 }
 
@@ -270,45 +320,6 @@ fn compared(field: Field, comparison: Comparison) -> config::Test {
 /// `(group ^ wanted) & mask == 0` (devgroup_mt).
 fn interface_group(field: Field, group: Masked) -> config::Test {
     config::Test::masked(field, group.value & group.mask, group.mask)
-}
-
-fn target(target: &Target) -> Step {
-    Step::Do(match target {
-        Target::Accept => return Step::Verdict(Verdict::Accept),
-        Target::Drop => return Step::Verdict(Verdict::Drop),
-        Target::Return => return Step::Verdict(Verdict::Return),
-        Target::Jump(chain) => return Step::Verdict(Verdict::Jump(chain.to_string())),
-        Target::Goto(chain) => return Step::Verdict(Verdict::Goto(chain.to_string())),
-        Target::Reject(_) => return Step::Verdict(Verdict::Reject),
-        Target::Nat { name, .. } => {
-            let to = match name {
-                NatTarget::Masquerade => NatTo::Masquerade,
-                NatTarget::Redirect => NatTo::Redirect,
-                NatTarget::Snat | NatTarget::Dnat | NatTarget::Netmap => NatTo::Addresses(None),
-            };
-            return Step::Verdict(Verdict::Nat(Nat::plain(to).into()));
-        }
-        Target::Opaque(text) => return Step::Verdict(Verdict::Opaque(word(text))),
-        Target::Mark(change) => mark(*change),
-        Target::Tos(change) => Action::Tos { clear: change.mask, flip: change.value },
-        // dscp_tg keeps the two bits of ECN.
-        Target::Dscp(point) => Action::Tos { clear: 0xfc, flip: point << 2 },
-        Target::Ttl(change) | Target::HopLimit(change) => Action::Ttl(match *change {
-            HopChange::Set(value) => TtlChange::Set(value),
-            HopChange::Increase(value) => TtlChange::Raise(value),
-            HopChange::Decrease(value) => TtlChange::Lower(value),
-        }),
-        Target::Mss(change) => {
-            let to = match *change {
-                Mss::Set(bytes) => MssLimit::Bytes(bytes),
-                Mss::ClampToPmtu => MssLimit::PathMtu,
-            };
-            Action::Mss(config::Mss { to, adds: true })
-        }
-        Target::Classify { .. } | Target::NoTrack { .. } => Action::Nothing,
-        Target::Connection(text) => Action::Connection(word(text)),
-        Target::Set(text) => Action::Opaque(word(text)),
-    })
 }
 
 /// Without the `-j`.

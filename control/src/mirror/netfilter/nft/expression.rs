@@ -107,8 +107,11 @@ impl Expression {
     }
 
     /// Whether `==` and "one of these bits" are two questions.
-    pub(super) fn is_tcp_flags(&self) -> bool {
-        self.payload() == Some(("tcp", "flags"))
+    pub(super) fn has_flags(&self) -> bool {
+        match self {
+            Expression::Ct { key, .. } => matches!(key.as_str(), "state" | "status"),
+            other => other.payload() == Some(("tcp", "flags")),
+        }
     }
 
     /// Whether all of it is fixed when the rule is written.

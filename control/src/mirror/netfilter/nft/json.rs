@@ -222,6 +222,7 @@ fn set(object: &Value) -> Option<Set> {
         timeout: object.get("timeout").is_some(),
         dynamic: flag("dynamic"),
         stateful: object.get("stmt").is_some(),
+        counts_connections: object.get("stmt").is_some_and(|what| what.to_string().contains("ct count")),
         elements,
         unknown: !only(object, &KNOWN) || flags.iter().any(|flag| !known_flags.contains(&flag.as_str())),
     })

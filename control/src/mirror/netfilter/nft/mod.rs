@@ -16,12 +16,14 @@ use std::fmt;
 pub use expression::{Element, Expression, Operator};
 pub use json::parse;
 pub use names::Names;
-pub use statement::{Effect, NatKind, Relation, Statement, Verdict};
+pub use statement::{Effect, NatKind, NatTo, Relation, Statement, Verdict};
 
 /// All native tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ruleset {
     pub tables: Vec<Table>,
+    /// Those that are switched off (`flags dormant`): what their rules ask for is kept ready all the same.
+    pub asleep: Vec<Table>,
     /// What the words in it meant when it was read.
     pub names: Names,
 }
@@ -106,6 +108,8 @@ pub struct Set {
     pub dynamic: bool,
     /// Each element counts, or does something else, when it is found.
     pub stateful: bool,
+    /// That is a count of connections.
+    pub counts_connections: bool,
     pub elements: Vec<Element>,
     /// There is more to it than we know.
     pub unknown: bool,

@@ -100,6 +100,13 @@ fn named_by_number(ruleset: &Ruleset) -> BTreeSet<String> {
                 Statement::Match { left, right, .. } => collect(left, right, &mut words),
                 Statement::VerdictMap { key, data } => collect(key, data, &mut words),
                 Statement::Set { value: Expression::Map { key, data }, .. } => collect(key, data, &mut words),
+                Statement::Nat { to: Some(to), .. } => {
+                    for map in [&to.address, &to.port].into_iter().flatten() {
+                        if let Expression::Map { key, data } = map {
+                            collect(key, data, &mut words);
+                        }
+                    }
+                }
                 _ => {}
             }
         }

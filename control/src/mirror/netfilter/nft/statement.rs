@@ -28,6 +28,8 @@ pub enum Statement {
     Nat {
         kind: NatKind,
         family: Option<String>,
+        /// `None` if there is more to it than we know.
+        to: Option<NatTo>,
         text: String,
     },
     Notrack,
@@ -68,6 +70,19 @@ pub enum NatKind {
     Destination,
     Masquerade,
     Redirect,
+}
+
+/// What stands behind `snat to`, `masquerade to` and the like: values, or maps that have some.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NatTo {
+    /// From a map it may be a concatenation of address and port.
+    pub address: Option<Expression>,
+    pub port: Option<Expression>,
+    pub random: bool,
+    pub fully_random: bool,
+    pub persistent: bool,
+    /// `prefix to`: only the network is another one.
+    pub prefix: bool,
 }
 
 /// What a statement that we do not evaluate does.
@@ -133,7 +148,7 @@ impl fmt::Display for Statement {
 /// `==` is left out where nothing else could be meant (`relational_expr_print` of nft).
 fn matching(f: &mut fmt::Formatter<'_>, left: &Expression, relation: Relation, right: &Expression) -> fmt::Result {
     if let Expression::Binary(Operator::And, flags, mask) = left
-        && flags.is_tcp_flags()
+        && flags.has_flags()
         && !matches!(**mask, Expression::Binary(..))
         && (relation == Relation::Equal || relation == Relation::NotEqual)
         && right.is_constant()
@@ -146,7 +161,7 @@ fn matching(f: &mut fmt::Formatter<'_>, left: &Expression, relation: Relation, r
     write!(f, "{left} ")?;
     let explicit = match left {
         Expression::Binary(..) => true,
-        _ => left.is_tcp_flags() && right.is_constant(),
+        _ => left.has_flags() && right.is_constant(),
     };
     if explicit && relation != Relation::Any || !matches!(relation, Relation::Equal | Relation::Any) {
         write!(f, "{} ", relation.word())?;

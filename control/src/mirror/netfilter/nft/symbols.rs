@@ -112,6 +112,24 @@ pub static TCP_FLAGS: Symbols = Symbols(&[
     ("cwr", 0x80),
 ]);
 
+/// `NF_CT_STATE_*`
+pub static CT_STATES: Symbols =
+    Symbols(&[("invalid", 0x01), ("established", 0x02), ("related", 0x04), ("new", 0x08), ("untracked", 0x40)]);
+
+/// `IPS_*`
+pub static CT_STATUS: Symbols = Symbols(&[
+    ("expected", 0x001),
+    ("seen-reply", 0x002),
+    ("assured", 0x004),
+    ("confirmed", 0x008),
+    ("snat", 0x010),
+    ("dnat", 0x020),
+    ("dying", 0x200),
+]);
+
+/// `IP_CT_DIR_*`
+pub static CT_DIRECTIONS: Symbols = Symbols(&[("original", 0), ("reply", 1)]);
+
 pub static ETHERTYPES: Symbols = Symbols(&[
     ("ip", 0x0800),
     ("arp", 0x0806),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::expression::duration;
 use super::json::{element, expression, only, statement, string, words};
-use super::{NatKind, Statement};
+use super::{Expression, NatKind, NatTo, Statement};
 
 pub(super) fn rejection(body: &Value) -> Option<String> {
     if body.is_null() {
@@ -22,42 +22,73 @@ pub(super) fn rejection(body: &Value) -> Option<String> {
 
 pub(super) fn nat(kind: NatKind, word: &str, body: &Value) -> Statement {
     let family = string(body, "family");
-    let text = nat_text(word, family.as_deref(), body).unwrap_or_else(|| told(word, body));
-    Statement::Nat { kind, family, text }
+    let to = nat_to(body);
+    let text = to.as_ref().map_or_else(|| told(word, body), |to| nat_text(word, family.as_deref(), to));
+    Statement::Nat { kind, family, to, text }
 }
 
-fn nat_text(word: &str, family: Option<&str>, body: &Value) -> Option<String> {
-    if body.is_null() {
-        return Some(word.to_owned());
-    }
-    if !only(body, &["family", "addr", "port", "flags", "type_flags"]) {
+fn nat_to(body: &Value) -> Option<NatTo> {
+    if !body.is_null() && !only(body, &["family", "addr", "port", "flags", "type_flags"]) {
         return None;
     }
-    let flags = words(body.get("flags"));
+    let mut to = NatTo {
+        address: body.get("addr").map(expression),
+        port: body.get("port").map(expression),
+        random: false,
+        fully_random: false,
+        persistent: false,
+        prefix: false,
+    };
+    for flag in words(body.get("flags")) {
+        match flag.as_str() {
+            "random" => to.random = true,
+            "fully-random" => to.fully_random = true,
+            "persistent" => to.persistent = true,
+            "netmap" => to.prefix = true,
+            _ => return None,
+        }
+    }
+    let type_flags = words(body.get("type_flags"));
+    let is_prefix = type_flags.iter().any(|flag| flag == "prefix");
+    (type_flags.iter().all(|flag| flag == "prefix") && is_prefix == to.prefix).then_some(to)
+}
+
+fn nat_text(word: &str, family: Option<&str>, to: &NatTo) -> String {
+    let NatTo { address, port, random, fully_random, persistent, prefix } = to;
     let mut text = word.to_owned();
     if let Some(family) = family {
         text += &format!(" {family}");
     }
-    let type_flags = words(body.get("type_flags"));
-    for flag in &type_flags {
-        text += &format!(" {flag}");
+    if *prefix {
+        text += " prefix";
     }
-    let address = body.get("addr").map(|address| expression(address).to_string());
-    let port = body.get("port").map(|port| format!(":{}", expression(port)));
     if address.is_some() || port.is_some() {
         text += " to ";
     }
-    match (address, &port) {
-        (Some(address), Some(_)) if address.contains(':') && !address.contains(' ') => text += &format!("[{address}]"),
-        (Some(address), _) => text += &address,
-        (None, _) => {}
+    if let Some(address) = address {
+        text += &match address {
+            Expression::Range(first, last) if port.is_some() => format!("{}-{}", bracketed(first), bracketed(last)),
+            one if port.is_some() => bracketed(one),
+            one => one.to_string(),
+        };
     }
-    text += &port.unwrap_or_default();
-    let flags: Vec<String> = flags.into_iter().filter(|flag| flag != "netmap").collect();
+    if let Some(port) = port {
+        text += &format!(":{port}");
+    }
+    let flags = [(random, "random"), (fully_random, "fully-random"), (persistent, "persistent")];
+    let flags: Vec<&str> = flags.iter().filter(|(is_set, _)| **is_set).map(|(_, word)| *word).collect();
     if !flags.is_empty() {
         text += &format!(" {}", flags.join(","));
     }
-    Some(text)
+    text
+}
+
+/// An IPv6 address before a port.
+fn bracketed(address: &Expression) -> String {
+    match address {
+        Expression::Symbol(address) if address.contains(':') => format!("[{address}]"),
+        other => other.to_string(),
+    }
 }
 
 pub(super) fn limit(body: &Value) -> Option<String> {

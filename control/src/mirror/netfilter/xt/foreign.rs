@@ -9,7 +9,7 @@ use super::{Chain, Saved, Table};
 
 impl Saved {
     /// Leaves only the tables that iptables can have made: every chain that nft lists is printed, and hangs where iptables would hang
-    /// it. What nft does not list is asleep.
+    /// it. What nft does not list is asleep, or not there: iptables prints all of its chains for a table that has one.
     pub fn keep_own(&mut self, listed: &[nft::Table], family: Family) {
         let family = table_family(family);
         let Saved { tables, incompatible, .. } = self;
@@ -17,6 +17,10 @@ impl Saved {
             let listed = listed.iter().find(|listed| listed.family == family && listed.name == table.name);
             !incompatible.contains(&table.name) && listed.is_some_and(|listed| is_whole(table, listed))
         });
+        for table in tables {
+            let listed = listed.iter().find(|listed| listed.family == family && listed.name == table.name);
+            table.chains.retain(|chain| listed.is_some_and(|listed| listed.chain(&chain.name).is_some()));
+        }
     }
 
     /// Holds each rule against what nft says of it, and notes those that iptables cannot have written.

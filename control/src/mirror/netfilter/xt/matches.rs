@@ -6,6 +6,7 @@ use shunt_policy::config::{InterfacePattern, Side};
 use shunt_policy::{Family, Mac};
 
 use super::super::text::{Protocol, decimal, hexadecimal, number, prints_as};
+use super::connection::ConnectionTest;
 use super::values::{AddressMask, AddressRange, AddressTypes, Flags, Group, IcmpType, Masked, MaskedByte, Range};
 use super::words::{Quoted, Words, unquoted};
 
@@ -18,7 +19,7 @@ pub enum Match {
         name: &'static str,
         conditions: Vec<Condition>,
     },
-    /// A module that asks connection tracking, as it was printed.
+    /// A module that asks connection tracking something that we do not know, as it was printed.
     Connection(Box<str>),
     /// A module or option with something that we do not know, as it was printed.
     Opaque(Box<str>),
@@ -84,6 +85,10 @@ pub enum Test {
     SourceGroup(Group),
     DestinationGroup(Group),
     Comment(Box<str>),
+    /// `-m conntrack`, `-m state`
+    Connection(ConnectionTest),
+    /// `-m connmark --mark`
+    ConnectionMark(Masked),
     TcpMss(Range),
     SourceRange(AddressRange),
     DestinationRange(AddressRange),
@@ -104,7 +109,7 @@ pub enum PacketType {
 }
 
 /// The modules of which we know options.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 26] = [
     "tcp",
     "udp",
     "udplite",
@@ -127,9 +132,13 @@ const MODULES: [&str; 22] = [
     "devgroup",
     "comment",
     "tcpmss",
+    "iprange",
+    "conntrack",
+    "state",
+    "connmark",
 ];
 
-/// Modules that look up the packet's connection.
+/// Modules that look up the packet's connection. Of some we know no option, of others not all.
 const CONNECTION: [&str; 8] =
     ["conntrack", "state", "connmark", "connlimit", "connbytes", "connlabel", "helper", "cluster"];
 
@@ -161,7 +170,7 @@ impl Match {
             return Condition::parse(words, |option, words| plain(option, words, family)).map(Match::Plain);
         }
         let module = words.next()?;
-        let name = *MODULES.iter().chain(&["iprange"]).find(|known| **known == module)?;
+        let name = *MODULES.iter().find(|known| **known == module)?;
         let mut conditions = Vec::new();
         while words.peek().is_some_and(|word| !matches!(word, "-m" | "-j" | "-g")) {
             conditions.push(Condition::parse(words, |option, words| of_module(name, option, words, family))?);
@@ -202,6 +211,9 @@ fn of_module(module: &str, option: &str, words: &mut Words, family: Family) -> O
         _ => {}
     }
     let argument = words.next()?;
+    if let Some(test) = ConnectionTest::parse(module, option, argument, family) {
+        return Some(Test::Connection(test));
+    }
     Some(match (module, option) {
         ("tcp" | "udp" | "udplite" | "sctp" | "dccp", "--sport") => Test::SourcePort(Range::parse(argument)?),
         ("tcp" | "udp" | "udplite" | "sctp" | "dccp", "--dport") => Test::DestinationPort(Range::parse(argument)?),
@@ -220,6 +232,7 @@ fn of_module(module: &str, option: &str, words: &mut Words, family: Family) -> O
         ("hl", "--hl-lt") => Test::HopLimit(Comparison::Less(decimal(argument)?)),
         ("hl", "--hl-gt") => Test::HopLimit(Comparison::Greater(decimal(argument)?)),
         ("length", "--length") => Test::Length(Range::parse(argument)?),
+        ("connmark", "--mark") => Test::ConnectionMark(Masked::parse(argument)?),
         ("mark", "--mark") => Test::Mark(Masked::parse(argument)?),
         ("icmp", "--icmp-type") => Test::Icmp(IcmpType::parse(argument)?),
         ("icmp6", "--icmpv6-type") => Test::Icmp6(IcmpType::parse(argument)?),
@@ -308,7 +321,8 @@ impl fmt::Display for Test {
             Test::Ttl(comparison) => write!(f, "--ttl-{comparison}"),
             Test::HopLimit(comparison) => write!(f, "--hl-{comparison}"),
             Test::Length(range) => write!(f, "--length {range}"),
-            Test::Mark(mark) => write!(f, "--mark {mark}"),
+            Test::Mark(mark) | Test::ConnectionMark(mark) => write!(f, "--mark {mark}"),
+            Test::Connection(test) => write!(f, "{test}"),
             Test::Icmp(kind) => write!(f, "--icmp-type {kind}"),
             Test::Icmp6(kind) => write!(f, "--icmpv6-type {kind}"),
             Test::MacSource(mac) => write!(f, "--mac-source {mac}"),

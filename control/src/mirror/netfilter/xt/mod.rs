@@ -3,8 +3,10 @@
 //! Nothing here fails: what is not understood stays as text at its place in the order, so that what it could touch is left to the
 //! kernel. A part of a rule counts as understood only if we would print it as the tool did.
 
+mod connection;
 mod foreign;
 mod matches;
+mod nat;
 mod parse;
 mod target;
 mod values;
@@ -14,10 +16,12 @@ use std::fmt;
 
 use shunt_policy::config::ChainPolicy;
 
+pub use connection::{ConnectionTest, End, States, Statuses};
 pub(super) use matches::mac;
 pub use matches::{Comparison, Condition, Match, PacketType, Test};
+pub use nat::{Nat, NatFlags, NatTarget};
 pub use parse::parse;
-pub use target::{HopChange, MarkChange, Mss, NatTarget, Target};
+pub use target::{ConnectionMark, HopChange, MarkChange, Mss, Target};
 pub use values::{AddressMask, AddressRange, AddressTypes, Flags, Group, IcmpType, Masked, MaskedByte, Range};
 
 /// What one of the tools printed.

@@ -109,7 +109,7 @@ impl OpenTable {
         let mut matches = Vec::new();
         while let Some(word) = words.peek() {
             if matches!(word, "-j" | "-g") {
-                return (matches, Some(Target::parse(&mut words, |name| self.is_user_chain(name))));
+                return (matches, Some(Target::parse(&mut words, family, |name| self.is_user_chain(name))));
             }
             matches.push(Match::parse(&mut words, family));
         }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use shunt_policy::Family;
+
 use super::super::text::{decimal, hexadecimal, number, prints_as};
+use super::nat::Nat;
 use super::values::{Masked, MaskedByte};
 use super::words::Words;
 
@@ -35,13 +38,10 @@ pub enum Target {
     NoTrack {
         by_ct: bool,
     },
-    /// `CONNMARK`, and `CT` with anything else, as it was printed.
+    ConnectionMark(ConnectionMark),
+    /// `CONNMARK` and `CT` with anything else, as it was printed.
     Connection(Box<str>),
-    Nat {
-        name: NatTarget,
-        /// As they were printed.
-        options: Box<str>,
-    },
+    Nat(Nat),
     /// `SET`, which changes an ipset: as it was printed.
     Set(Box<str>),
     /// One that we do not know, as it was printed.
@@ -59,6 +59,25 @@ pub enum MarkChange {
     Xor(u32),
 }
 
+/// What `CONNMARK` does with the mark of the connection (`connmark_tg_save`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectionMark {
+    SetXmark {
+        value: u32,
+        mask: u32,
+    },
+    /// From the packet to the connection.
+    Save {
+        packet: u32,
+        connection: u32,
+    },
+    /// From the connection to the packet.
+    Restore {
+        packet: u32,
+        connection: u32,
+    },
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HopChange {
     Set(u8),
@@ -70,30 +89,6 @@ pub enum HopChange {
 pub enum Mss {
     Set(u16),
     ClampToPmtu,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NatTarget {
-    Masquerade,
-    Snat,
-    Dnat,
-    Redirect,
-    Netmap,
-}
-
-impl NatTarget {
-    const ALL: [NatTarget; 5] =
-        [NatTarget::Masquerade, NatTarget::Snat, NatTarget::Dnat, NatTarget::Redirect, NatTarget::Netmap];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            NatTarget::Masquerade => "MASQUERADE",
-            NatTarget::Snat => "SNAT",
-            NatTarget::Dnat => "DNAT",
-            NatTarget::Redirect => "REDIRECT",
-            NatTarget::Netmap => "NETMAP",
-        }
-    }
 }
 
 /// Names of targets that take no argument: a chain of that name could not be told from them.
@@ -116,15 +111,15 @@ const WITHOUT_ARGUMENT: [&str; 14] = [
 
 impl Target {
     /// Reads what is left of the line, from `-j` or `-g`; `is_chain` knows the user-defined chains of the table.
-    pub(super) fn parse(words: &mut Words, is_chain: impl Fn(&str) -> bool) -> Self {
+    pub(super) fn parse(words: &mut Words, family: Family, is_chain: impl Fn(&str) -> bool) -> Self {
         let start = words.place();
-        let read = Target::known(words, is_chain);
+        let read = Target::known(words, family, is_chain);
         words.skip_to_end();
         let text = words.since(start);
         read.filter(|target| prints_as(target, text)).unwrap_or_else(|| Target::Opaque(text.into()))
     }
 
-    fn known(words: &mut Words, is_chain: impl Fn(&str) -> bool) -> Option<Self> {
+    fn known(words: &mut Words, family: Family, is_chain: impl Fn(&str) -> bool) -> Option<Self> {
         let goes = words.next()? == "-g";
         let name = words.next()?;
         let place = words.place();
@@ -137,8 +132,8 @@ impl Target {
         if goes {
             return None;
         }
-        if let Some(nat) = NatTarget::ALL.into_iter().find(|nat| nat.word() == name) {
-            return Some(Target::Nat { name: nat, options: rest.into() });
+        if let Some(nat) = Nat::parse(name, rest, family) {
+            return Some(Target::Nat(nat));
         }
         let (option, argument) = rest.split_once(' ').unwrap_or((rest, ""));
         Some(match (name, option) {
@@ -160,7 +155,11 @@ impl Target {
             }
             ("NOTRACK", "") => Target::NoTrack { by_ct: false },
             ("CT", "--notrack") if argument.is_empty() => Target::NoTrack { by_ct: true },
-            ("CT" | "CONNMARK", _) => Target::Connection(words.since(place - 2).into()),
+            ("CT", _) => Target::Connection(words.since(place - 2).into()),
+            ("CONNMARK", _) => match connection_mark(option, argument).map(Target::ConnectionMark) {
+                Some(target) if prints_as(&target, words.since(place - 2)) => target,
+                _ => Target::Connection(words.since(place - 2).into()),
+            },
             ("SET", _) => Target::Set(words.since(place - 2).into()),
             _ => return None,
         })
@@ -177,6 +176,22 @@ fn mark(option: &str, argument: &str) -> Option<MarkChange> {
         "--and-mark" => MarkChange::And(number(argument)?),
         "--or-mark" => MarkChange::Or(number(argument)?),
         "--xor-mark" => MarkChange::Xor(number(argument)?),
+        _ => return None,
+    })
+}
+
+fn connection_mark(option: &str, argument: &str) -> Option<ConnectionMark> {
+    let masks = || {
+        let (packet, connection) = argument.strip_prefix("--nfmask ")?.split_once(" --ctmask ")?;
+        Some((number(packet)?, number(connection)?))
+    };
+    Some(match option {
+        "--set-xmark" => {
+            let (value, mask) = argument.split_once('/')?;
+            ConnectionMark::SetXmark { value: number(value)?, mask: number(mask)? }
+        }
+        "--save-mark" => masks().map(|(packet, connection)| ConnectionMark::Save { packet, connection })?,
+        "--restore-mark" => masks().map(|(packet, connection)| ConnectionMark::Restore { packet, connection })?,
         _ => return None,
     })
 }
@@ -210,8 +225,8 @@ impl fmt::Display for Target {
             Target::Classify { major, minor } => write!(f, "-j CLASSIFY --set-class {major:04x}:{minor:04x}"),
             Target::NoTrack { by_ct: false } => f.write_str("-j NOTRACK"),
             Target::NoTrack { by_ct: true } => f.write_str("-j CT --notrack"),
-            Target::Nat { name, options } if options.is_empty() => write!(f, "-j {}", name.word()),
-            Target::Nat { name, options } => write!(f, "-j {} {options}", name.word()),
+            Target::Nat(nat) => write!(f, "-j {nat}"),
+            Target::ConnectionMark(change) => write!(f, "-j CONNMARK {change}"),
             Target::Connection(text) | Target::Set(text) | Target::Opaque(text) => f.write_str(text),
         }
     }
@@ -226,6 +241,17 @@ impl fmt::Display for MarkChange {
             MarkChange::Or(bits) => write!(f, "--or-mark {bits:#x}"),
             MarkChange::Xor(bits) => write!(f, "--xor-mark {bits:#x}"),
         }
+    }
+}
+
+impl fmt::Display for ConnectionMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (how, packet, connection) = match self {
+            ConnectionMark::SetXmark { value, mask } => return write!(f, "--set-xmark {value:#x}/{mask:#x}"),
+            ConnectionMark::Save { packet, connection } => ("save", packet, connection),
+            ConnectionMark::Restore { packet, connection } => ("restore", packet, connection),
+        };
+        write!(f, "--{how}-mark --nfmask {packet:#x} --ctmask {connection:#x}")
     }
 }
 

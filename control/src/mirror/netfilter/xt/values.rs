@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use shunt_policy::Family;
+use shunt_policy::{Family, Prefix};
 use shunt_policy::config::PortRange;
 
 use super::super::text::{Inet, decimal, number};
@@ -25,6 +25,30 @@ impl AddressMask {
             None => bits_of(mask.parse().ok()?, family)?,
         };
         Some(AddressMask { family, address: bits_of(address.parse().ok()?, family)?, mask })
+    }
+
+    /// `192.0.2.1` stands for itself alone.
+    pub(super) fn or_host(text: &str, family: Family) -> Option<Self> {
+        match text.contains('/') {
+            true => AddressMask::parse(text, family),
+            false => {
+                let address = bits_of(text.parse().ok()?, family)?;
+                Some(AddressMask { family, address, mask: mask_of(family.bits(), family) })
+            }
+        }
+    }
+
+    pub(super) fn is_host(self) -> bool {
+        self.length() == Some(self.family.bits())
+    }
+
+    pub(super) fn host(self) -> Inet {
+        Inet(address_of(self.address, self.family))
+    }
+
+    /// As a network; `None` if the mask has holes.
+    pub fn prefix(self) -> Option<Prefix> {
+        Prefix::new(address_of(self.address & self.mask, self.family), self.length()?)
     }
 
     /// `None` if the mask has holes.

@@ -52,13 +52,15 @@ impl Lowering<'_, '_> {
                 };
                 match bits.then(*operator, right, kind, self.sets.names) {
                     // Later fields of one kind are not masked as it is written.
-                    Some(bits) if kind.mask() == u128::MAX && kind.has_bits() => (looked, bits),
+                    Some(bits) if (kind.mask() == u128::MAX || kind == Kind::CtState) && kind.has_bits() => {
+                        (looked, bits)
+                    }
                     _ => (unknown(&looked), Bits::PLAIN),
                 }
             }
             Expression::Payload { protocol, field } => (self.payload(protocol, field), Bits::PLAIN),
             Expression::Meta(key) => (self.meta(key), Bits::PLAIN),
-            Expression::Ct { .. } => (Looked::Connection, Bits::PLAIN),
+            Expression::Ct { key, direction } => (self.connection(key, direction.as_deref()), Bits::PLAIN),
             Expression::Fib { result, flags } if result == "type" && self.family == Family::V4 => {
                 let side = match &flags.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                     ["saddr"] => Looked::AddressType(Side::Source),
@@ -166,6 +168,39 @@ impl Lowering<'_, '_> {
         }
     }
 
+    /// nft_ct_get_eval
+    fn connection(&self, key: &str, direction: Option<&str>) -> Looked {
+        let (of_tuple, is_reply) = match direction {
+            None => (false, false),
+            Some("original") => (true, false),
+            Some("reply") => (true, true),
+            Some(_) => return Looked::Connection,
+        };
+        let one = |original, reply| if is_reply { reply } else { original };
+        let source = one(Field::CtOriginalSource, Field::CtReplySource);
+        let destination = one(Field::CtOriginalDestination, Field::CtReplyDestination);
+        let address = |field| of(None, field, Kind::Address(self.family));
+        match key {
+            // One of iptables' bits more or less makes no difference.
+            "state" if !of_tuple => of(None, Field::CtState, Kind::CtState),
+            "status" if !of_tuple => of(None, Field::CtStatus, Kind::CtStatus),
+            "direction" if !of_tuple => of(None, Field::CtDirection, Kind::CtDirection),
+            "mark" if !of_tuple => of(None, Field::CtMark, Kind::Mark),
+            "protocol" => of(None, Field::CtProtocol, Kind::Protocol),
+            "ip saddr" | "ip daddr" if self.family == Family::V6 => Looked::Never,
+            "ip6 saddr" | "ip6 daddr" if self.family == Family::V4 => Looked::Never,
+            "saddr" | "ip saddr" | "ip6 saddr" if of_tuple => address(source),
+            "daddr" | "ip daddr" | "ip6 daddr" if of_tuple => address(destination),
+            "proto-src" if of_tuple => {
+                of(None, one(Field::CtOriginalSourcePort, Field::CtReplySourcePort), Kind::Number(16))
+            }
+            "proto-dst" if of_tuple => {
+                of(None, one(Field::CtOriginalDestinationPort, Field::CtReplyDestinationPort), Kind::Number(16))
+            }
+            _ => Looked::Connection,
+        }
+    }
+
     fn ethertype(&self) -> u128 {
         match self.family {
             Family::V4 => 0x0800,
@@ -201,6 +236,7 @@ fn opaque(needs: Option<u8>) -> Looked {
 /// The same packets have it, but what it is we do not know.
 fn unknown(looked: &Looked) -> Looked {
     match looked {
+        Looked::Field { field, .. } if field.is_of_connection() => Looked::Connection,
         Looked::Field { needs, .. } => opaque(*needs),
         _ => opaque(None),
     }

@@ -1,17 +1,19 @@
 //! Rules, statement by statement.
 
 use shunt_policy::Family;
-use shunt_policy::config::{Action, Hook, Match, Mss, MssLimit, Nat, NatTo, Step, Test, TtlChange, Verdict};
+use shunt_policy::config::{Action, Field, Hook, Match, Mss, MssLimit, Step, Test, TtlChange, Value, Verdict};
 
 use super::looked::{self, TCP};
 use super::sets::Sets;
-use super::value::{self, Kind};
-use crate::mirror::netfilter::nft::{self, Effect, Expression, NatKind, Rule, Statement};
+use super::value::{self, Kind, MarkOf};
+use crate::mirror::netfilter::nft::{self, Effect, Expression, Rule, Statement};
 
 /// One rule on its way into the common form.
 pub(super) struct Lowering<'a, 'b> {
     pub(super) family: Family,
     pub(super) hook: Hook,
+    /// Its chain is of type nat.
+    pub(super) nat: bool,
     pub(super) sets: &'a mut Sets<'b>,
     pub(super) steps: Vec<Step>,
     /// What came before lets only packets through that have ports.
@@ -19,8 +21,8 @@ pub(super) struct Lowering<'a, 'b> {
 }
 
 impl<'a, 'b> Lowering<'a, 'b> {
-    pub(super) fn of(family: Family, hook: Hook, sets: &'a mut Sets<'b>) -> Self {
-        Lowering { family, hook, sets, steps: Vec::new(), has_ports: false }
+    pub(super) fn of(family: Family, hook: Hook, nat: bool, sets: &'a mut Sets<'b>) -> Self {
+        Lowering { family, hook, nat, sets, steps: Vec::new(), has_ports: false }
     }
 
     pub(super) fn rule(mut self, rule: &Rule) -> Vec<Step> {
@@ -42,20 +44,8 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Statement::VerdictMap { key, data } => self.verdict_map(key, data, is_last, text),
             // nft does not print for which packets of an ip table a `tcp reset` is meant: all are the kernel's.
             Statement::Reject(_) => self.steps.push(Step::Verdict(Verdict::Reject)),
-            Statement::Nat { kind, family, .. } => match family.as_deref() {
-                // nft_nat_inet_eval, nft_masq and nft_redir are asked about packets of their family only.
-                Some("ip") if self.family == Family::V6 => self.test(Test::Never),
-                Some("ip6") if self.family == Family::V4 => self.test(Test::Never),
-                _ => {
-                    let to = match kind {
-                        NatKind::Masquerade => NatTo::Masquerade,
-                        NatKind::Redirect => NatTo::Redirect,
-                        NatKind::Source | NatKind::Destination => NatTo::Addresses(None),
-                    };
-                    self.steps.push(Step::Verdict(Verdict::Nat(Nat::plain(to).into())));
-                }
-            },
-            Statement::Notrack => self.steps.push(Step::Do(Action::Nothing)),
+            Statement::Nat { kind, family, to, .. } => self.nat(*kind, family.as_deref(), to.as_ref(), text),
+            Statement::Notrack => self.steps.push(Step::Do(Action::Untrack)),
             Statement::Other { effect, .. } => self.steps.push(match effect {
                 Effect::Test => one(Test::Opaque(text())),
                 Effect::ConnectionTest => one(Test::Connection(text())),
@@ -89,30 +79,16 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Ok(key) => key,
             Err(otherwise) => return self.otherwise(otherwise, text),
         };
-        let Some(map) = self.sets.verdicts(data, &key.parts, is_last) else {
-            return self.steps.push(Step::Verdict(Verdict::Opaque(text())));
-        };
-        key.needs.iter().for_each(|protocol| self.needs(Some(*protocol)));
-        let fields = key.fields();
-        if !fields.is_empty() {
-            return self.steps.push(Step::VerdictOf { key: fields, map });
-        }
-        // All of the key is known here.
-        match map.elements.first() {
-            _ if map.opaque.is_some() => self.steps.push(Step::Verdict(Verdict::Opaque(text()))),
-            Some(element) if element.uncertain => self.steps.push(Step::Verdict(Verdict::Opaque(text()))),
-            Some(element) if element.data == Verdict::Continue => {}
-            Some(element) => self.steps.push(Step::Verdict(element.data.clone())),
-            None => self.test(Test::Never),
-        }
+        let map = self.sets.verdicts(data, &key.parts, is_last);
+        self.verdict_of(key, map, text);
     }
 
     fn setting(&mut self, key: &Expression, value: &Expression, text: impl Fn() -> String) {
-        if matches!(key, Expression::Ct { .. }) || speaks_of_connections(value) {
-            return self.steps.push(Step::Do(Action::Connection(text())));
-        }
         let action = match key {
             Expression::Meta(key) if key == "mark" => return self.set_mark(value, text),
+            Expression::Ct { key, direction: None } if key == "mark" => return self.set_connection_mark(value, text),
+            Expression::Ct { .. } => return self.steps.push(Step::Do(Action::Connection(text()))),
+            _ if speaks_of_connections(value) => return self.steps.push(Step::Do(Action::Connection(text()))),
             // Which band of a queue it takes; queues of the operator's are the kernel's anyway.
             Expression::Meta(key) if key == "priority" && constant(value) => Some(Action::Nothing),
             Expression::Payload { protocol, field } => {
@@ -154,7 +130,10 @@ impl<'a, 'b> Lowering<'a, 'b> {
     }
 
     fn set_mark(&mut self, value: &Expression, text: impl Fn() -> String) {
-        let opaque = |text: &dyn Fn() -> String| Step::Do(Action::Opaque(text()));
+        let opaque = |text: &dyn Fn() -> String| {
+            let unknown = if speaks_of_connections(value) { Action::Connection } else { Action::Opaque };
+            Step::Do(unknown(text()))
+        };
         if let Expression::Map { key, data } = value {
             let parts = match &**key {
                 Expression::Concat(parts) => parts.as_slice(),
@@ -172,10 +151,37 @@ impl<'a, 'b> Lowering<'a, 'b> {
             return self.steps.push(Step::Do(Action::MarkOf { key: fields, map }));
         }
         let step = match value::of_mark(value, self.sets.names) {
-            Some(bits) => Step::Do(Action::Mark { clear: !(bits.keep as u32), flip: bits.flip as u32 }),
+            Some((MarkOf::Connection, bits)) => {
+                self.needs_connection();
+                let (take, flip) = (bits.keep as u32, bits.flip as u32);
+                Step::Do(Action::RestoreMark { clear: u32::MAX, take, flip })
+            }
+            Some((_, bits)) => Step::Do(Action::Mark { clear: !(bits.keep as u32), flip: bits.flip as u32 }),
             None => opaque(&text),
         };
         self.steps.push(step);
+    }
+
+    /// nft_ct_set_eval, which passes over packets without a connection.
+    fn set_connection_mark(&mut self, value: &Expression, text: impl Fn() -> String) {
+        let Some((of, bits)) = value::of_mark(value, self.sets.names) else {
+            return self.steps.push(Step::Do(Action::Connection(text())));
+        };
+        let (keep, flip) = (bits.keep as u32, bits.flip as u32);
+        let action = match of {
+            MarkOf::Nothing => Action::CtMark { clear: u32::MAX, flip },
+            MarkOf::Packet => Action::SaveMark { clear: u32::MAX, take: keep, flip },
+            MarkOf::Connection => {
+                self.needs_connection();
+                Action::CtMark { clear: !keep, flip }
+            }
+        };
+        self.steps.push(Step::Do(action));
+    }
+
+    /// Reading a field of a connection ends the rule where there is none (nft_ct_get_eval).
+    fn needs_connection(&mut self) {
+        self.test(Test::of(Field::CtDirection, [Value::Range { first: 0, last: 1 }]));
     }
 }
 

@@ -56,7 +56,8 @@ impl Lowering<'_, '_> {
             Looked::Field { needs, field, kind } => {
                 let Some(Asked { not, mask, values }) = self.asked(kind, bits, relation, right) else {
                     self.needs(needs);
-                    return self.test(Test::Opaque(text()));
+                    let unknown = if field.is_of_connection() { Test::Connection } else { Test::Opaque };
+                    return self.test(unknown(text()));
                 };
                 self.needs(needs);
                 if field == Field::Protocol && !not && mask == u128::MAX {
@@ -104,7 +105,11 @@ impl Lowering<'_, '_> {
             Ok(key) => key,
             Err(otherwise) => return self.otherwise(otherwise, text),
         };
-        let Some(set) = self.sets.set(right, &key.parts) else { return self.test(Test::Opaque(text())) };
+        let Some(set) = self.sets.set(right, &key.parts) else {
+            let of_connection = key.fields.iter().any(|field| field.is_of_connection());
+            let unknown = if of_connection { Test::Connection } else { Test::Opaque };
+            return self.test(unknown(text()));
+        };
         key.needs.iter().for_each(|protocol| self.needs(Some(*protocol)));
         self.steps.push(Step::Match(Match { not, test: Test::In { key: key.fields(), set } }));
     }
@@ -117,6 +122,10 @@ impl Lowering<'_, '_> {
         });
     }
 }
+
+/// `IPS_EXPECTED`, `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: the others tell of the kernel's work
+/// on the connection.
+const KNOWN_STATUS: u128 = 0x3f;
 
 /// The key of a set or map.
 pub(super) struct Key {
@@ -169,7 +178,12 @@ impl Lowering<'_, '_> {
     /// The key of a set or map, where all parts of it can be known. `positive`: only what is found in it counts.
     pub(super) fn key(&mut self, parts: &[Expression], set: &Expression, positive: bool) -> Result<Key, Otherwise> {
         let mut key = Key { needs: Vec::new(), parts: Vec::new(), fields: Vec::new() };
-        if parts.iter().any(|part| self.look(part).0 == Looked::Connection) {
+        let is_unknown = |looked: Looked| match looked {
+            // Some of its bits are not known.
+            Looked::Connection | Looked::Field { kind: Kind::CtStatus, .. } => true,
+            _ => false,
+        };
+        if parts.iter().any(|part| is_unknown(self.look(part).0)) {
             return Err(Otherwise::Connection);
         }
         let ports_by_key = positive && self.protocol_in_key_has_ports(parts, set);
@@ -222,6 +236,11 @@ impl Lowering<'_, '_> {
         self.family == Family::V6 && matches!(kind, Kind::Dscp) && matches!(set, Expression::Reference(_))
     }
 
+    /// Flags, if we know what becomes of each.
+    fn seen(&self, kind: Kind, flags: u128) -> Option<u128> {
+        (kind != Kind::CtStatus || flags & !KNOWN_STATUS == 0).then_some(flags)
+    }
+
     /// What is asked of a field of this kind; `None` if we do not know.
     fn asked(&mut self, kind: Kind, bits: value::Bits, relation: Relation, right: &Expression) -> Option<Asked> {
         if self.is_missed(kind, right) {
@@ -233,6 +252,7 @@ impl Lowering<'_, '_> {
         match relation {
             Relation::Any | Relation::NoneOf => {
                 let flags = value::number(right, kind, names).filter(|flags| *flags != 0 && bits.is_plain())?;
+                let flags = self.seen(kind, flags)?;
                 let values = Asking::Values(vec![Value::one(0u8)]);
                 return Some(Asked { not: relation == Relation::Any, mask: flags, values });
             }
@@ -245,7 +265,7 @@ impl Lowering<'_, '_> {
             }
             Relation::Equal | Relation::NotEqual => {}
         }
-        if bits.is_plain() && field_mask == u128::MAX {
+        if bits.is_plain() && field_mask == u128::MAX && kind != Kind::CtStatus {
             if let Expression::Reference(_) | Expression::Set(_) = right {
                 let set = self.sets.set(right, &[Part { kind, fixed: None }])?;
                 let named = matches!(right, Expression::Reference(_));
@@ -260,6 +280,7 @@ impl Lowering<'_, '_> {
             let values = sets::anonymous(right, kind, names)?;
             return Some(Asked { not, mask: u128::MAX, values: Asking::Values(values) });
         }
+        self.seen(kind, bits.keep)?;
         // (field & keep) ^ flip is one of these, so field & keep is one of these ^ flip.
         let values = match right {
             Expression::Reference(_) => self.sets.certain_values(right, kind)?,

@@ -6,6 +6,7 @@
 mod looked;
 mod lowering;
 mod matching;
+mod nat;
 mod sets;
 mod value;
 
@@ -122,10 +123,11 @@ fn base_chain(
     base: &nft::Base,
     sets: &mut Sets<'_>,
 ) -> BaseChain {
+    let nat = base.kind == "nat";
     let mut lower = |chain: &nft::Chain| -> Vec<ChainRule> {
         let place = format!("{table} chain {}", chain.name);
         let rules = chain.rules.iter().map(|rule| ChainRule {
-            steps: Lowering::of(family, hook, sets).rule(rule),
+            steps: Lowering::of(family, hook, nat, sets).rule(rule),
             counter: CounterSlot::default(),
             origin: origin(&place, rule),
         });
@@ -145,7 +147,7 @@ fn base_chain(
     }
     let policy = if base.drops { ChainPolicy::Drop } else { ChainPolicy::Accept };
     let name = format!("{table} chain {}", chain.name);
-    let (priority, nat) = (base.priority, base.kind == "nat");
+    let priority = base.priority;
     BaseChain { family, hook, priority, unordered: false, name, nat, rules, policy, user }
 }
 

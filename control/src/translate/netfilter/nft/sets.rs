@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use shunt_policy::config::{self, Element, Value, Verdict};
+use shunt_policy::config::{self, ConnectionState, Element, Value, Verdict};
 
 use super::value::{self, Kind};
 use crate::mirror::netfilter::nft::{self, Expression, Names};
@@ -63,6 +63,17 @@ impl<'a> Sets<'a> {
             _ => None,
         };
         made(&mut self.verdicts, map, key, is_last, || lowered(table, map, key, names, verdict))
+    }
+
+    /// Of what a statement makes of the values; made for this one alone.
+    pub(super) fn translations(
+        &self,
+        map: &Expression,
+        key: &[Part],
+        verdict: impl Fn(Option<&Expression>) -> Option<Verdict>,
+    ) -> Option<Arc<config::Set<Verdict>>> {
+        let verdict = |data: Option<&Expression>| verdict(Some(data?));
+        lowered(self.table, map, key, self.names, verdict).map(Arc::new)
     }
 
     pub(super) fn elements<'b>(&'b self, set: &'b Expression) -> Option<&'b [nft::Element]> {
@@ -149,7 +160,8 @@ fn lowered<T: Clone>(
             Some((key, certain)) => {
                 let Some(key) = key else { continue };
                 let uncertain = goes || element.stateful || !certain;
-                made.elements.push(Element { key, data, uncertain });
+                let keys = maker.as_seen(key);
+                made.elements.extend(keys.into_iter().map(|key| Element { key, data: data.clone(), uncertain }));
             }
             None => {
                 made.opaque = Some("an element of it is not understood".to_owned());
@@ -204,6 +216,30 @@ impl Maker<'_> {
             }
         }
         Some((possible.then_some(key), certain))
+    }
+
+    /// The key of an element in all forms in which a packet may have it: a state of nftables is four of ours, with and without the bits
+    /// that only iptables sees.
+    fn as_seen(&self, key: Vec<Value>) -> Vec<Vec<Value>> {
+        const UNSEEN: [u16; 4] = [
+            0,
+            ConnectionState::SNAT,
+            ConnectionState::DNAT,
+            ConnectionState::SNAT | ConnectionState::DNAT,
+        ];
+        let mut keys = vec![key];
+        let parts = self.key.iter().filter(|part| part.fixed.is_none());
+        for (at, _) in parts.enumerate().filter(|(_, part)| part.kind == Kind::CtState) {
+            let with = |key: &Vec<Value>, bits: u16| {
+                let mut key = key.clone();
+                if let Value::Range { first, last } = &mut key[at] {
+                    (*first, *last) = (*first | u128::from(bits), *last | u128::from(bits));
+                }
+                key
+            };
+            keys = keys.iter().flat_map(|key| UNSEEN.map(|bits| with(key, bits))).collect();
+        }
+        keys
     }
 
     /// Adds elements for all that is not there yet (`nft_set_catchall_lookup`). False if that cannot be said in numbers.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use shunt_policy::config::{InterfacePattern, Value, Verdict};
+use shunt_policy::config::{ConnectionState, InterfacePattern, Value, Verdict};
 use shunt_policy::{Family, Mac};
 
 use crate::mirror::netfilter::nft::{self, Expression, Names, Operator, Relation, symbols};
@@ -35,6 +35,11 @@ pub(super) enum Kind {
     LinkType,
     AddressType,
     Presence,
+    /// Of a connection: bits, of which nftables sees fewer than iptables.
+    CtState,
+    /// Bits, of which we know some.
+    CtStatus,
+    CtDirection,
     /// Of so many bits.
     Number(u32),
 }
@@ -49,13 +54,26 @@ impl Kind {
     pub(super) fn mask(self) -> u128 {
         match self {
             Kind::Ecn => 0x03,
+            Kind::CtState => ConnectionState::NFTABLES.into(),
             _ => u128::MAX,
         }
     }
 
     /// Whether numbers of it can be masked.
     pub(super) fn has_bits(self) -> bool {
-        matches!(self, Kind::Address(_) | Kind::Mark | Kind::Protocol | Kind::TcpFlags | Kind::Mac | Kind::Number(_))
+        match self {
+            Kind::Address(_) | Kind::Mark | Kind::Protocol | Kind::TcpFlags | Kind::Mac | Kind::Number(_) => true,
+            kind => kind.is_of_ct_bits(),
+        }
+    }
+
+    /// Written as flags, as are those of TCP.
+    fn has_flags(self) -> bool {
+        self == Kind::TcpFlags || self.is_of_ct_bits()
+    }
+
+    pub(super) fn is_of_ct_bits(self) -> bool {
+        matches!(self, Kind::CtState | Kind::CtStatus)
     }
 
     fn bits(self) -> u32 {
@@ -68,7 +86,9 @@ impl Kind {
             Kind::Ecn => 2,
             Kind::Mac => 48,
             Kind::PayloadLength | Kind::EtherType | Kind::LinkType => 16,
-            Kind::AddressType => 32,
+            Kind::AddressType | Kind::CtStatus => 32,
+            Kind::CtState => 16,
+            Kind::CtDirection => 8,
             Kind::Presence => 1,
             Kind::Name => 0,
             Kind::Number(bits) => bits,
@@ -124,12 +144,24 @@ impl Bits {
     }
 }
 
-/// A value for the mark, made of the mark it had.
-pub(super) fn of_mark(value: &Expression, names: &Names) -> Option<Bits> {
+/// Of what a value for a mark is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MarkOf {
+    Nothing,
+    Packet,
+    Connection,
+}
+
+/// A value for a mark, made of another one or of none.
+pub(super) fn of_mark(value: &Expression, names: &Names) -> Option<(MarkOf, Bits)> {
     match value {
-        Expression::Meta(key) if key == "mark" => Some(Bits::PLAIN),
-        Expression::Binary(operator, left, right) => of_mark(left, names)?.then(*operator, right, Kind::Mark, names),
-        constant => number(constant, Kind::Mark, names).map(|flip| Bits { keep: 0, flip }),
+        Expression::Meta(key) if key == "mark" => Some((MarkOf::Packet, Bits::PLAIN)),
+        Expression::Ct { key, direction: None } if key == "mark" => Some((MarkOf::Connection, Bits::PLAIN)),
+        Expression::Binary(operator, left, right) => {
+            let (of, bits) = of_mark(left, names)?;
+            Some((of, bits.then(*operator, right, Kind::Mark, names)?))
+        }
+        constant => number(constant, Kind::Mark, names).map(|flip| (MarkOf::Nothing, Bits { keep: 0, flip })),
     }
 }
 
@@ -139,10 +171,10 @@ pub(super) fn number(expression: &Expression, kind: Kind, names: &Names) -> Opti
         Expression::Number(number) => Some(u128::from(*number)),
         Expression::Presence(exists) if kind == Kind::Presence => Some(u128::from(*exists)),
         Expression::Symbol(word) => symbol(word, kind, names),
-        Expression::List(flags) if kind == Kind::TcpFlags => {
+        Expression::List(flags) if kind.has_flags() => {
             flags.iter().try_fold(0, |all, flag| Some(all | number(flag, kind, names)?))
         }
-        Expression::Binary(Operator::Or, left, right) if kind == Kind::TcpFlags => {
+        Expression::Binary(Operator::Or, left, right) if kind.has_flags() => {
             Some(number(left, kind, names)? | number(right, kind, names)?)
         }
         _ => None,
@@ -177,6 +209,9 @@ fn symbol(word: &str, kind: Kind, names: &Names) -> Option<u128> {
         Kind::PacketType => &symbols::PACKET_TYPES,
         Kind::LinkType => &symbols::LINK_TYPES,
         Kind::AddressType => &symbols::ADDRESS_TYPES,
+        Kind::CtState => &symbols::CT_STATES,
+        Kind::CtStatus => &symbols::CT_STATUS,
+        Kind::CtDirection => &symbols::CT_DIRECTIONS,
         Kind::Name | Kind::PayloadLength | Kind::Presence | Kind::Number(_) => return None,
     };
     table.number(word).map(u128::from)
