@@ -72,7 +72,7 @@ impl Index {
     }
 
     fn home(&self, hash: u32) -> usize {
-        (u64::from(hash) * self.slots.len() as u64 >> 32) as usize
+        scale(hash, self.slots.len())
     }
 
     fn after(&self, place: usize) -> usize {
@@ -82,6 +82,11 @@ impl Index {
     fn distance(&self, from: usize, to: usize) -> usize {
         if to >= from { to - from } else { to + self.slots.len() - from }
     }
+}
+
+/// `reciprocal_scale`: as even as a remainder, without a division.
+pub(super) fn scale(hash: u32, below: usize) -> usize {
+    ((u64::from(hash) * below as u64) >> 32) as usize
 }
 
 fn slot(hash: u32, to: Reference) -> u64 {

@@ -2,6 +2,8 @@
 
 use shunt_policy::connection::Tuple;
 
+use super::index::scale;
+
 /// One of several workers that share the packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -22,9 +24,8 @@ impl Place {
         };
         let key = u64::from(port) << 8 | u64::from(tuple.protocol);
         let hash = (key + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let hash = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32;
-        // `reciprocal_scale`: as even as a remainder, without a division.
-        (hash as usize * self.workers) >> 32
+        let hash = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        scale((hash >> 32) as u32, self.workers)
     }
 
     pub(super) fn owns(&self, tuple: &Tuple) -> bool {

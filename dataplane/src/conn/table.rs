@@ -3,7 +3,7 @@
 use shunt_policy::connection::Tuple;
 
 use super::entry::{Entry, Key, NAT, NONE};
-use super::index::{Index, Reference};
+use super::index::{Index, Reference, scale};
 
 pub(super) struct Table {
     entries: Box<[Entry]>,
@@ -17,8 +17,10 @@ pub(super) struct Table {
     seed: u64,
 }
 
-/// How many slots are looked at for one that may go: what the 8 buckets of `early_drop` come to in a full table.
-const EVICTION_RANGE: usize = 24;
+/// How many entries are looked at for one that may go: what the 8 buckets of `early_drop` come to in a full table; and in how many slots
+/// at most, should the operator's limit keep it emptier.
+const EVICTION_RANGE: usize = 16;
+const EVICTION_SLOTS: usize = 128;
 
 impl Table {
     /// Memory for so many connections, and never more.
@@ -115,12 +117,12 @@ impl Table {
             _ if entry.status & shunt_policy::connection::Connection::ASSURED == 0 => Some(2),
             _ => None,
         };
-        let near = self.index.near(hash, EVICTION_RANGE);
+        let near = self.index.near(hash, EVICTION_SLOTS).take(EVICTION_RANGE);
         near.filter_map(|to| Some((rank(self.entry(to.number))?, to.number))).min().map(|(_, number)| number)
     }
 
     /// Where sources like this one were mapped to before, latest first, expired ones too (`nf_nat_bysource`).
-    pub(super) fn from_source(&self, source: &Tuple) -> impl Iterator<Item = &Entry> {
+    pub(super) fn mapped_from(&self, source: &Tuple) -> impl Iterator<Item = &Entry> {
         let key = Key::from(source);
         let mut next = self.by_source[self.source_place(&key)];
         std::iter::from_fn(move || {
@@ -150,7 +152,7 @@ impl Table {
     }
 
     fn source_place(&self, key: &Key) -> usize {
-        (u64::from(key.source_hash(self.seed)) * self.by_source.len() as u64 >> 32) as usize
+        scale(key.source_hash(self.seed), self.by_source.len())
     }
 
     fn link(&mut self, number: u32) {

@@ -25,7 +25,7 @@ pub(super) fn choose(tuple: &Tuple, manip: Manip, (first, last): (IpAddr, IpAddr
             }
             true => (0, u32::MAX),
         };
-        chosen[place] = low.wrapping_add((u64::from(hash) * u64::from(span) >> 32) as u32).to_be();
+        chosen[place] = low.wrapping_add(((u64::from(hash) * u64::from(span)) >> 32) as u32).to_be();
         whole |= chosen[place] != maximum[place];
         // The kernel writes into the tuple that it reads here.
         if manip == Manip::Destination {

@@ -96,7 +96,7 @@ fn search(tuple: Tuple, manip: Manip, range: &Range, space: &mut impl Space) -> 
     // Where the kernel would take any, we take one of those whose answers come to us.
     let is_free_choice = range.base.is_none() && (random || manip == Manip::Source);
     let mut attempts = size.min(MAX_ATTEMPTS);
-    let mut last = tuple;
+    let mut last = with_port(&tuple, manip, first);
     loop {
         let mut tried = 0;
         for step in 0..size {
@@ -130,8 +130,8 @@ fn candidates(tuple: &Tuple, manip: Manip, range: &Range) -> Option<(u16, u32)> 
         (1 | 58, None) => Some((0, 65536)),
         (1 | 58 | 6 | 17 | 33 | 132 | 136, Some((first, last))) => Some(span(first, last)),
         (6 | 17 | 33 | 132 | 136, None) if manip == Manip::Source => Some(match tuple.source.port {
-            ..512 => span(1, 511),
-            ..1024 => span(600, 1023),
+            0..512 => span(1, 511),
+            512..1024 => span(600, 1023),
             _ => span(1024, 65535),
         }),
         // GRE's key is PPTP's, which is the kernel's.

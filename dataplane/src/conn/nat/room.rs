@@ -32,13 +32,13 @@ pub(in super::super) fn set_up(
     let tuple = unique(&current, manip, range.unwrap_or(&null), &mut room);
     let Some(reply) = tuple.inverse() else { return Ok(()) };
     if manip == Manip::Source {
+        if !room.is_ours(&tuple) {
+            return Err(Stop::Punt(PuntReason::KernelConnection));
+        }
         if room.is_used(&tuple) {
             connections.counts.exhausted += 1;
             connections.counts.exhausted_towards = Some(tuple.destination);
             return Err(Stop::Drop(DropReason::NatExhausted));
-        }
-        if !connections.place.owns(&reply) {
-            return Err(Stop::Punt(PuntReason::KernelConnection));
         }
     }
     let (translated, done) = match manip {
@@ -90,7 +90,7 @@ impl Space for Room<'_> {
 
     fn mapped(&self, tuple: &Tuple, range: &Range) -> Option<Tuple> {
         let table = &self.connections.table;
-        table.from_source(tuple).filter(|entry| entry.expires > self.now).find_map(|entry| {
+        table.mapped_from(tuple).filter(|entry| entry.expires > self.now).find_map(|entry| {
             let before = entry.tuple(true).inverse()?;
             // Of ICMP the kernel copies type and code with the destination.
             let mapped = Tuple { source: before.source, ..*tuple };

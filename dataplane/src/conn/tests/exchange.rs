@@ -200,7 +200,7 @@ fn punted_before_anybody_asked_is_punted_all_the_same() {
 fn dropped_is_forgotten_if_new_and_seen_if_not() {
     let mut desk = Desk::new(8);
     let (query, answer) = (udp((CLIENT, 5000), (SERVER, 53)), udp((SERVER, 53), (CLIENT, 5000)));
-    let mut drop = |desk: &mut Desk, seen| {
+    let drop = |desk: &mut Desk, seen| {
         let mut tracker = desk.connections.tracker(seen, Local::No, desk.now);
         tracker.track().unwrap();
         tracker.dropped();

@@ -79,7 +79,7 @@ fn the_kernels_go_first() {
 
 #[test]
 fn the_operator_sets_the_limit_for_all_workers() {
-    let settings = Settings { max: 40, ..Settings::default() };
+    let settings = Settings { max: 400, ..Settings::default() };
     let mut desk = Desk::with(1000, settings, Place { worker: 0, workers: 4 });
     let mut entered = 0;
     for port in 1024..2048 {
@@ -89,7 +89,7 @@ fn the_operator_sets_the_limit_for_all_workers() {
             entered += 1;
         }
     }
-    assert_eq!(desk.connections.len(), 10);
+    assert_eq!(desk.connections.len(), 100);
     assert!(entered > 100);
     desk.connections.tell(ToWorker::Settings(Settings { max: 0, ..Settings::default() }.into()), desk.now);
     for port in 3000..4000 {

@@ -219,7 +219,8 @@ fn answers_come_to_the_worker_that_asked() {
             kept += u32::from(reply.destination.port == port);
         }
     }
-    assert_eq!(kept, 400);
+    // The first client of each port keeps it, unless it was chosen for another before.
+    assert!((380..=400).contains(&kept), "{kept}");
     // A port that would be another worker's: the kernel's, until it tells.
     let other = (0..10).map(|port| 60_000 + port).find(|port| {
         place(0).owner(&tuple(17, (SERVER, 53), (PUBLIC, *port)))
