@@ -2,6 +2,7 @@
 
 pub mod capabilities;
 pub mod cli;
+pub mod conntrack;
 pub mod explain;
 pub mod holdings;
 pub mod keepalive;

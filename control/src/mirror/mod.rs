@@ -4,7 +4,7 @@
 //! neighbours, of which there may be a million, are followed message by message (see [`routes`]). A failed read keeps the last good
 //! copy and is a fault that the operator sees.
 
-mod attributes;
+pub(crate) mod attributes;
 mod audit;
 mod decode;
 mod ears;
@@ -12,7 +12,7 @@ mod health;
 #[cfg(test)]
 mod junk;
 pub mod netfilter;
-mod netlink;
+pub(crate) mod netlink;
 pub mod oracle;
 mod part;
 mod raw;

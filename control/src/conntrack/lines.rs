@@ -1,0 +1,114 @@
+//! The queues to and from the workers.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use rtrb::{Consumer, Producer, PushError};
+use shunt_dataplane::conn::exchange::{FromWorker, ToWorker};
+
+/// How often a worker whose queue is full is rung and waited for, a millisecond each time, before what it should hear is lost.
+const PATIENCE: u32 = 100;
+
+/// To and from one worker, in the order of their numbers.
+pub struct Line {
+    pub to: Producer<ToWorker>,
+    pub from: Consumer<FromWorker>,
+    /// Wakes the worker if it sleeps.
+    pub doorbell: Box<dyn Fn() + Send>,
+}
+
+#[derive(Default)]
+pub(super) struct Lines(Vec<End>);
+
+struct End {
+    line: Line,
+    /// It has been told something since the bell was last rung.
+    silent: bool,
+    /// Something could not be told: nothing more is until all is told anew.
+    lost: bool,
+}
+
+impl Lines {
+    pub fn new(lines: Vec<Line>) -> Self {
+        Lines(lines.into_iter().map(|line| End { line, silent: false, lost: false }).collect())
+    }
+
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Says whether it will be heard.
+    pub fn tell(&mut self, worker: usize, message: ToWorker) -> bool {
+        self.0.get_mut(worker).is_some_and(|end| end.tell(message))
+    }
+
+    /// The same to all.
+    pub fn tell_all(&mut self, message: &ToWorker) {
+        for end in &mut self.0 {
+            end.tell(message.clone());
+        }
+    }
+
+    /// Wakes those that were told something.
+    pub fn ring(&mut self) {
+        for end in self.0.iter_mut().filter(|end| end.silent) {
+            end.ring();
+        }
+    }
+
+    pub fn is_lost(&self, worker: usize) -> bool {
+        self.0.get(worker).is_some_and(|end| end.lost)
+    }
+
+    pub fn any_lost(&self) -> bool {
+        self.0.iter().any(|end| end.lost)
+    }
+
+    /// All is about to be told anew: which ones had lost something.
+    pub fn heal(&mut self) -> Vec<bool> {
+        self.0.iter_mut().map(|end| std::mem::take(&mut end.lost)).collect()
+    }
+
+    /// The next thing that a worker has said.
+    pub fn heard(&mut self, worker: usize) -> Option<FromWorker> {
+        self.0.get_mut(worker)?.line.from.pop().ok()
+    }
+
+    /// How many have no room to say more: they may have lost something.
+    pub fn crammed(&self) -> u64 {
+        self.0.iter().filter(|end| end.line.from.slots() == end.line.from.buffer().capacity()).count() as u64
+    }
+}
+
+impl End {
+    fn tell(&mut self, mut message: ToWorker) -> bool {
+        if self.lost {
+            return false;
+        }
+        for _ in 0..PATIENCE {
+            match self.line.to.push(message) {
+                Ok(()) => {
+                    self.silent = true;
+                    return true;
+                }
+                Err(PushError::Full(back)) => message = back,
+            }
+            if self.line.to.is_abandoned() {
+                break;
+            }
+            self.ring();
+            sleep(Duration::from_millis(1));
+        }
+        self.lost = true;
+        false
+    }
+
+    fn ring(&mut self) {
+        self.silent = false;
+        (self.line.doorbell)();
+    }
+}
