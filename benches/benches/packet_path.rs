@@ -114,7 +114,7 @@ fn packet_path(criterion: &mut Criterion) {
             copy.copy_from_slice(&frame);
             let packet = Packet::parse(&copy).expect("a good frame");
             let egress = policy.decide(&packet.query(LAN)).expect("a way out");
-            packet.rewrite(&mut copy, &egress)
+            packet.rewrite(&mut copy, &egress, &shunt_dataplane::packet::Ends::default())
         });
     });
     group.finish();

@@ -184,8 +184,8 @@ impl Supervisor {
             Dataplane::open(&options, &self.selection.specs(), self.policy.clone(), &mut self.tables)?;
         self.local_addresses.clone_from(&self.translation.local_addresses);
         dataplane.set_local_addresses(&self.local_addresses);
-        self.conntrack.local_addresses(&self.local_addresses);
-        self.conntrack.connect(dataplane.take_lines(), dataplane.doorbells());
+        self.conntrack.local_addresses(self.local_addresses.clone());
+        self.conntrack.connect(dataplane.take_lines().into_iter().map(conntrack::Line::from).collect());
         self.follow_connections();
         dataplane.start()?;
         self.dataplane = Some(dataplane);
@@ -256,7 +256,7 @@ impl Supervisor {
             if changes.routes && self.local_addresses != self.translation.local_addresses {
                 self.local_addresses.clone_from(&self.translation.local_addresses);
                 dataplane.set_local_addresses(&self.local_addresses);
-                self.conntrack.local_addresses(&self.local_addresses);
+                self.conntrack.local_addresses(self.local_addresses.clone());
             }
         }
         // Which ports are worth it depends on links and guards alone.
@@ -432,6 +432,7 @@ impl Supervisor {
         add(&mut self.earlier, &dataplane.counters());
         self.rule_counts.keep(&mut self.translation, &dataplane);
         let (report, tables) = dataplane.stop();
+        self.conntrack.disconnect();
         self.tables = Some(tables);
         if report.lost != 0 {
             eprintln!("{} frames were lost on the way out: this is a defect of shunt, please report it", report.lost);

@@ -84,8 +84,8 @@ pub struct Dataplane {
     samples: Vec<Samples>,
     local: HashSet<IpAddr>,
     served: Served,
-    /// To and from the workers' connections, if these are not those of a dataplane before.
-    lines: Option<Vec<Line>>,
+    /// To and from the workers' connections, until they are taken.
+    lines: Vec<Line>,
     /// What the XDP programs know of nat, once they do.
     nat: Option<NatPorts>,
     taps: Taps,
@@ -276,15 +276,10 @@ impl Dataplane {
         self.nat = Some(nat);
     }
 
-    /// The ends of the queues to and from the workers' connections, for whoever keeps these in step with the kernel; once, and not
-    /// if the connections are those of a dataplane before.
-    pub fn take_lines(&mut self) -> Option<Vec<Line>> {
-        self.lines.take()
-    }
-
-    /// To wake the workers, in their order.
-    pub fn doorbells(&self) -> &[Arc<Doorbell>] {
-        &self.doorbells
+    /// The ends of the queues to and from the workers' connections, each with what wakes the worker, for whoever keeps these in step
+    /// with the kernel; once.
+    pub fn take_lines(&mut self) -> Vec<(Line, Arc<Doorbell>)> {
+        std::mem::take(&mut self.lines).into_iter().zip(self.doorbells.iter().cloned()).collect()
     }
 
     /// Detaches, sends what is under way (for half a second at most), ends the workers and closes everything but the tables of

@@ -206,7 +206,8 @@ impl Router {
         };
         let queues = ports.iter().flat_map(|port| (0..port.queues).map(move |number| queue(port, number))).collect();
         let options = TableOptions { capacity: connections, settings: Arc::default(), seed: 1 };
-        let (tables, lines) = Tables::new(workers, &options, Served::plain(), None);
+        let mut tables = Tables::new(workers, &options, Served::plain(), None);
+        let lines = tables.lines();
         let assembled = assemble(tables, queues, policy, &depot, &punt).expect("file descriptors for the doorbells");
         Router { assembled, lines, punt, depot, region }
     }

@@ -1,10 +1,12 @@
 //! The queues to and from the workers.
 
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
 use rtrb::{Consumer, Producer, PushError};
 use shunt_dataplane::conn::exchange::{FromWorker, ToWorker};
+use shunt_dataplane::worker::doorbell::Doorbell;
 
 /// How often a worker whose queue is full is rung and waited for, a millisecond each time, before what it should hear is lost.
 const PATIENCE: u32 = 100;
@@ -15,6 +17,12 @@ pub struct Line {
     pub from: Consumer<FromWorker>,
     /// Wakes the worker if it sleeps.
     pub doorbell: Box<dyn Fn() + Send>,
+}
+
+impl From<(shunt_dataplane::Line, Arc<Doorbell>)> for Line {
+    fn from((line, doorbell): (shunt_dataplane::Line, Arc<Doorbell>)) -> Self {
+        Line { to: line.orders, from: line.reports, doorbell: Box::new(move || doorbell.ring()) }
+    }
 }
 
 #[derive(Default)]

@@ -34,6 +34,7 @@ use shunt_policy::Ifindex;
 
 pub use counts::Counts;
 pub use lines::Line;
+pub use settings::settings;
 
 use ear::Ear;
 use export::Export;

@@ -3,35 +3,16 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use shunt_dataplane::conn::Place;
 use shunt_dataplane::conn::record::{Record, TcpState};
 use shunt_policy::connection::{Connection, Tuple};
 
-use super::attributes::{ICMP, ICMPV6, TCP};
+use super::attributes::TCP;
 
-/// A worker among the workers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    pub workers: usize,
-}
-
-impl Place {
-    /// The worker that gets packets of this tuple.
-    pub fn owner(self, tuple: &Tuple) -> usize {
-        let Tuple { source, destination, protocol } = tuple;
-        let port = match *protocol {
-            ICMP | ICMPV6 => source.port,
-            _ => source.port.max(destination.port),
-        };
-        // Fibonacci hashing: ports that follow each other go to different workers.
-        let hash = (u32::from(port) << 8 | u32::from(*protocol)).wrapping_mul(0x9e37_79b9) >> 16;
-        hash as usize % self.workers.max(1)
-    }
-
-    /// One, or the owners of its two directions.
-    pub fn owners(self, original: &Tuple, reply: &Tuple) -> (usize, Option<usize>) {
-        let (first, second) = (self.owner(original), self.owner(reply));
-        (first, (first != second).then_some(second))
-    }
+/// The worker that gets packets of this direction of a connection, and the other one if those of the other direction come to another.
+pub(super) fn owners(place: Place, original: &Tuple, reply: &Tuple) -> (usize, Option<usize>) {
+    let (first, second) = (place.owner(original), place.owner(reply));
+    (first, (first != second).then_some(second))
 }
 
 /// The addresses of the router; `None` while they are not known.
@@ -82,7 +63,7 @@ impl Local {
 
 #[cfg(test)]
 mod tests {
-    use shunt_dataplane::conn::record::TcpRecord;
+use shunt_dataplane::conn::record::TcpRecord;
     use shunt_policy::Mark;
     use shunt_policy::connection::Endpoint;
 
@@ -114,7 +95,7 @@ mod tests {
 
     #[test]
     fn both_directions_have_one_owner_if_the_higher_port_stays() {
-        let place = Place { workers: 8 };
+        let place = Place { worker: 0, workers: 8 };
         let record = masqueraded(6, None);
         assert_eq!(place.owner(&record.original), place.owner(&record.reply));
         let ping = tuple(1, ("192.0.2.10", 77), ("198.51.100.25", 0x0800));
@@ -127,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_worker_goes_on_with_what_is_forwarded_and_established() {
-        let place = Place { workers: 8 };
+        let place = Place { worker: 0, workers: 8 };
         let local = known();
         assert!(local.is_whole(place, &masqueraded(6, Some(TcpState::Established))));
         assert!(local.is_whole(place, &masqueraded(17, None)));
@@ -141,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_the_router_or_ends_there_stays_the_kernels() {
-        let place = Place { workers: 1 };
+        let place = Place { worker: 0, workers: 1 };
         let local = known();
         let own = Record {
             original: tuple(17, ("203.0.113.1", 40000), ("198.51.100.25", 53)),

@@ -5,7 +5,7 @@ use std::fs;
 use shunt_dataplane::conn::settings::{Settings, TcpTimeouts};
 
 /// How connections are tracked. What this kernel does not have is as the kernel has it by default.
-pub(super) fn settings() -> Settings {
+pub fn settings() -> Settings {
     from(&|name| fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok())
 }
 

@@ -8,7 +8,9 @@ use super::counts::Counts;
 use super::decode::{Gone, Told};
 use super::known::{Entry, Known};
 use super::lines::Lines;
-use super::place::{Local, Place};
+use shunt_dataplane::conn::Place;
+
+use super::place::{Local, owners};
 
 #[derive(Default)]
 pub(super) struct Table {
@@ -41,7 +43,7 @@ impl Table {
     }
 
     pub fn place(&self) -> Place {
-        Place { workers: self.lines.workers() }
+        Place { worker: 0, workers: self.lines.workers() }
     }
 
     pub fn lives(&mut self, told: Told, by: By) {
@@ -158,7 +160,7 @@ impl Table {
         if self.lines.is_empty() {
             return false;
         }
-        let (first, second) = self.place().owners(original, reply);
+        let (first, second) = owners(self.place(), original, reply);
         let mut told = true;
         for worker in [Some(first), second].into_iter().flatten() {
             if !self.lines.tell(worker, message.clone()) {
@@ -170,13 +172,13 @@ impl Table {
     }
 
     fn is_lost(&self, original: &Tuple, reply: &Tuple) -> bool {
-        let (first, second) = self.place().owners(original, reply);
+        let (first, second) = owners(self.place(), original, reply);
         self.lines.is_lost(first) || second.is_some_and(|second| self.lines.is_lost(second))
     }
 
     /// An owner has missed something, and hears all of this dump.
     fn was_lost(&self, record: &Record) -> bool {
-        let (first, second) = self.place().owners(&record.original, &record.reply);
+        let (first, second) = owners(self.place(), &record.original, &record.reply);
         let healed = |worker: usize| self.healed.get(worker).copied().unwrap_or(false);
         healed(first) || second.is_some_and(healed)
     }

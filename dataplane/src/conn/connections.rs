@@ -97,6 +97,11 @@ impl Connections {
         Connections { served: Some(served), ..self }
     }
 
+    /// What is told from now on goes there.
+    pub fn report_to(&mut self, reports: rtrb::Producer<FromWorker>) {
+        self.reports = reports;
+    }
+
     /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`] or [`Tracker::punted`]; letting it go does nothing.
     pub fn tracker(&mut self, seen: Seen, local: Local, now: u64) -> Tracker<'_> {
         Tracker::new(self, seen, local, now)

@@ -45,13 +45,11 @@ pub(super) fn open(
         }
     }
     let queues = taken.iter().zip(opened).flat_map(|(taken, sockets)| queues_of(&taken.spec, sockets)).collect();
-    let (tables, lines) = match before.take() {
-        Some(tables) if tables.fit(workers) => (tables, None),
-        before => {
-            let (tables, lines) = Tables::new(workers, &options.tables, served.clone(), before);
-            (tables, Some(lines))
-        }
+    let mut tables = match before.take() {
+        Some(tables) if tables.fit(workers) => tables,
+        before => Tables::new(workers, &options.tables, served.clone(), before),
     };
+    let lines = tables.lines();
     let assembled = assemble(tables, queues, policy, &depot, &taps).map_err(|source| OpenError::Worker { source })?;
     let Assembled { workers, publisher, counters, doorbells, samples } = assembled;
     let stop = Arc::new(AtomicBool::new(false));

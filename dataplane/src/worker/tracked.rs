@@ -46,7 +46,7 @@ pub struct Line {
 pub type Orders = Consumer<ToWorker>;
 
 /// Queues for one worker: the control side's ends, the worker's orders, and the reports for its connections.
-pub fn line() -> (Line, Orders, Producer<FromWorker>) {
+fn line() -> (Line, Orders, Producer<FromWorker>) {
     let (orders, taken) = RingBuffer::new(ORDERS);
     let (told, reports) = RingBuffer::new(REPORTS);
     (Line { orders, reports }, taken, told)
@@ -134,19 +134,19 @@ pub struct TableOptions {
 impl Tables {
     /// Those of `workers` workers, with what was in `before`. Connections that come to another worker than before have lost their TCP
     /// windows, as those that are taken over from the kernel.
-    pub fn new(workers: usize, options: &TableOptions, served: Served, before: Option<Tables>) -> (Tables, Vec<Line>) {
+    pub fn new(workers: usize, options: &TableOptions, served: Served, before: Option<Tables>) -> Self {
         let capacity = options.capacity.div_ceil(workers.max(1)).max(LEAST);
-        let (mut tracked, lines): (Vec<_>, Vec<_>) = (0..workers)
+        let mut tracked: Vec<Tracked> = (0..workers)
             .map(|worker| {
-                let (line, orders, reports) = line();
+                let (_, orders, reports) = line();
                 let place = Place { worker, workers };
                 let seed = options.seed.wrapping_add(worker as u64);
                 let served = ServedByWorker::new(served.clone());
                 let settings = Arc::clone(&options.settings);
                 let connections = Connections::new(capacity, place, settings, reports, seed).serving(served);
-                (Tracked::new(connections, orders, place), line)
+                Tracked::new(connections, orders, place)
             })
-            .unzip();
+            .collect();
         let now = now();
         for record in before.iter().flat_map(|tables| &tables.tracked).flat_map(|old| old.connections.records(now)) {
             let owner = Place { worker: 0, workers }.owner(&record.original);
@@ -154,7 +154,18 @@ impl Tables {
                 tracked.connections.tell(ToWorker::Kernel { record, whole: true }, now);
             }
         }
-        (Tables { tracked, served }, lines)
+        Tables { tracked, served }
+    }
+
+    /// New queues to and from the control side, by worker. What waited in the old ones is lost, and said again when all is told anew.
+    pub fn lines(&mut self) -> Vec<Line> {
+        let lines = self.tracked.iter_mut().map(|tracked| {
+            let (line, orders, reports) = line();
+            tracked.orders = orders;
+            tracked.connections.report_to(reports);
+            line
+        });
+        lines.collect()
     }
 
     /// Whether workers of this number can go on with them as they are.
