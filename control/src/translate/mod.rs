@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use shunt_policy::config::{
-    Config, Guard, Hook, Hops, Link, LinkAddress, Match, NexthopObject, Origin, Route, RouteKind, RouteText, RpFilter, RuleAction,
-    Source, Test, Transmit,
+    Config, Guard, Hook, Hops, Link, LinkAddress, Match, NexthopObject, Origin, Route, RouteKind, RouteText, RpFilter,
+    RuleAction, Source, Test, Transmit,
 };
 use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
 

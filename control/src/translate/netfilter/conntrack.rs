@@ -45,7 +45,9 @@ fn rule_asks(rule: &xt::Rule, is_nat: bool) -> bool {
     let target = match &rule.target {
         Some(Target::Nat(_) | Target::ConnectionMark(_) | Target::Connection(_)) => true,
         // nf_ct_netns_get is called by these, too; in table nat it may be a translation that we have not understood.
-        Some(Target::Opaque(text)) => is_nat || ["-j SYNPROXY", "-j CONNSECMARK"].iter().any(|one| text.starts_with(one)),
+        Some(Target::Opaque(text)) => {
+            is_nat || ["-j SYNPROXY", "-j CONNSECMARK"].iter().any(|one| text.starts_with(one))
+        }
         _ => false,
     };
     let asks = |one: &Match| match one {

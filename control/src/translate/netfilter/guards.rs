@@ -1,9 +1,7 @@
 //! Guards: what of netfilter is not evaluated, and which packets it could touch.
 
-use shunt_policy::config::{
-    Action, BaseChain, Field, Guard, Hook, Match, Step, Test, Value,
-};
 use shunt_policy::PuntReason;
+use shunt_policy::config::{Action, BaseChain, Field, Guard, Hook, Match, Step, Test, Value};
 
 use super::nft::{Direction, Unevaluated};
 use super::{Item, Part};

@@ -10,7 +10,8 @@ mod xt;
 use std::collections::HashSet;
 
 use shunt_policy::config::{
-    Action, BaseChain, ChainPolicy, ChainRule, Conntrack, Hook, Match, Nat, NatTo, Origin, Set, Source, Step, Test, Verdict,
+    Action, BaseChain, ChainPolicy, ChainRule, Conntrack, Hook, Match, Nat, NatTo, Origin, Set, Source, Step, Test,
+    Verdict,
 };
 use shunt_policy::{Family, PuntReason};
 

@@ -223,7 +223,9 @@ impl Lowering<'_, '_> {
             Target::Reject(_) => return Step::Verdict(Verdict::Reject),
             Target::Nat(nat) => {
                 let known = nat::nat(nat, self.hook).filter(|_| self.nat);
-                return Step::Verdict(known.map_or_else(|| Verdict::Opaque(nat.to_string()), |nat| Verdict::Nat(nat.into())));
+                return Step::Verdict(
+                    known.map_or_else(|| Verdict::Opaque(nat.to_string()), |nat| Verdict::Nat(nat.into())),
+                );
             }
             Target::Opaque(text) => return Step::Verdict(Verdict::Opaque(word(text))),
             Target::Mark(change) => mark(*change),

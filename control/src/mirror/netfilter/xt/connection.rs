@@ -18,21 +18,13 @@ pub enum ConnectionTest {
     /// `--ctproto`
     Protocol(u8),
     /// `--ctorigsrc`, `--ctorigdst`, `--ctreplsrc`, `--ctrepldst`
-    Address {
-        of: End,
-        address: AddressMask,
-    },
+    Address { of: End, address: AddressMask },
     /// `--ctorigsrcport` and so on.
-    Port {
-        of: End,
-        range: Range,
-    },
+    Port { of: End, range: Range },
     /// `--ctstatus`: any of them.
     Status(Statuses),
     /// `--ctdir REPLY`
-    Direction {
-        reply: bool,
-    },
+    Direction { reply: bool },
 }
 
 /// One end of a tuple of a connection.

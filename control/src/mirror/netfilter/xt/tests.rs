@@ -1,7 +1,7 @@
 //! The corpus of what the tools print, and what else may come.
 
 use shunt_policy::Family;
-use shunt_policy::config::{InterfacePattern, Side};
+use shunt_policy::config::{InterfacePattern, PortRange, Side};
 
 use super::*;
 
@@ -232,11 +232,19 @@ fn targets_as_the_tools_print_them() {
         ("-j other", Target::Opaque("-j other".into())),
         ("-g ACCEPT", Target::Opaque("-g ACCEPT".into())),
         ("-j CONNMARK --restore-mark", Target::Connection("-j CONNMARK --restore-mark".into())),
+        (
+            "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf",
+            Target::ConnectionMark(ConnectionMark::Restore { packet: 0xff, connection: 0xf }),
+        ),
+        (
+            "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xf",
+            Target::ConnectionMark(ConnectionMark::Save { packet: 0xff, connection: 0xf }),
+        ),
+        ("-j CONNMARK --set-xmark 0x5/0x7", Target::ConnectionMark(ConnectionMark::SetXmark { value: 5, mask: 7 })),
         ("-j SET --add-set own src", Target::Set("-j SET --add-set own src".into())),
         ("-j TPROXY --on-port 80", Target::Opaque("-j TPROXY --on-port 80".into())),
         ("-j CLASSIFY --set-class 0001:0010", Target::Classify { major: 1, minor: 0x10 }),
         ("-j TTL --ttl-dec 2", Target::Ttl(HopChange::Decrease(2))),
-        ("-j MASQUERADE --random", Target::Nat { name: NatTarget::Masquerade, options: "--random".into() }),
     ] {
         assert_eq!(one(line).target, Some(expected), "{line}");
     }
@@ -263,7 +271,13 @@ fn what_is_not_known_is_opaque_and_the_rest_is_read() {
         assert_eq!(rule.matches[1], Match::Opaque(opaque.into()), "{line}");
         assert_eq!(rule.target, Some(Target::Mark(MarkChange::SetXmark { value: 1, mask: u32::MAX })), "{line}");
     }
-    for line in ["-m conntrack ! --ctstate NEW -j own", "-m connmark --mark 0x1", "-m state --state NEW -j own"] {
+    for line in [
+        "-m conntrack --ctexpire 5:10 --ctdir ORIGINAL -j own",
+        "-m conntrack --ctstate SOMETHING",
+        "-m state --state DNAT -j own",
+        "-m connmark --mark 1",
+        "-m connbytes --connbytes 10 -j own",
+    ] {
         assert!(matches!(one(line).matches[0], Match::Connection(_)), "{line}");
     }
     // No words of ours: the whole line.
@@ -361,4 +375,96 @@ fn a_hundred_thousand_rules_are_read_in_no_time() {
     let saved = parse(&text, Family::V4);
     let seconds = start.elapsed().as_secs_f64();
     assert!(saved.rules().count() == 100_000 && seconds < 10.0, "{seconds} s");
+}
+
+#[test]
+fn questions_about_connections() {
+    let of = |line| match condition(line) {
+        (not, Test::Connection(test)) => (not, test),
+        other => panic!("{line}: {other:?}"),
+    };
+    let states = |bits| States(bits);
+    assert_eq!(of("-m conntrack --ctstate RELATED,ESTABLISHED"), (false, ConnectionTest::CtState(states(0x06))));
+    assert_eq!(of("-m conntrack ! --ctstate UNTRACKED,SNAT,DNAT"), (true, ConnectionTest::CtState(states(0x1c0))));
+    assert_eq!(of("-m state --state INVALID,NEW"), (false, ConnectionTest::State(states(0x09))));
+    assert_eq!(of("-m conntrack --ctstatus NONE"), (false, ConnectionTest::Status(Statuses(0))));
+    assert_eq!(of("-m conntrack ! --ctstatus SEEN_REPLY,ASSURED"), (true, ConnectionTest::Status(Statuses(6))));
+    assert_eq!(of("-m conntrack --ctdir REPLY"), (false, ConnectionTest::Direction { reply: true }));
+    assert_eq!(of("-m conntrack --ctproto 17"), (false, ConnectionTest::Protocol(17)));
+    let end = |reply, side| End { reply, side };
+    assert_eq!(
+        of("-m conntrack --ctorigsrc 192.0.2.1"),
+        (false, ConnectionTest::Address { of: end(false, Side::Source), address: net([192, 0, 2, 1], u32::MAX) })
+    );
+    assert_eq!(
+        of("-m conntrack ! --ctrepldst 192.0.2.0/24"),
+        (true, ConnectionTest::Address { of: end(true, Side::Destination), address: net([192, 0, 2, 0], 0xffff_ff00) })
+    );
+    assert_eq!(
+        of("-m conntrack --ctorigdstport 1:100"),
+        (false, ConnectionTest::Port { of: end(false, Side::Destination), range: range(1, 100) })
+    );
+}
+
+#[test]
+fn translations() {
+    let of = |line: &str, family| match family_one(line, family).target {
+        Some(Target::Nat(nat)) => nat,
+        other => panic!("{line}: {other:?}"),
+    };
+    let flags = |random, fully_random, persistent| NatFlags { random, fully_random, persistent };
+    let ports = |first, last| Some(PortRange { first, last });
+    assert_eq!(
+        of("-j MASQUERADE --to-ports 1024-2048 --random --random-fully", Family::V4),
+        Nat::Range {
+            target: NatTarget::Masquerade,
+            addresses: None,
+            ports: ports(1024, 2048),
+            base: None,
+            flags: flags(true, true, false)
+        }
+    );
+    let both = |first: &str, last: &str| Some((first.parse().unwrap(), last.parse().unwrap()));
+    assert_eq!(
+        of("-j DNAT --to-destination [2001:db8::9-2001:db8::c]:80-90/1000 --persistent", Family::V6),
+        Nat::Range {
+            target: NatTarget::Dnat,
+            addresses: both("2001:db8::9", "2001:db8::c"),
+            ports: ports(80, 90),
+            base: Some(1000),
+            flags: flags(false, false, true)
+        }
+    );
+    let plain = |target, addresses, ports| Nat::Range {
+        target,
+        addresses,
+        ports,
+        base: None,
+        flags: flags(false, false, false),
+    };
+    for (line, family, expected) in [
+        (
+            "-j SNAT --to-source 192.0.2.9:5",
+            Family::V4,
+            plain(NatTarget::Snat, both("192.0.2.9", "192.0.2.9"), ports(5, 5)),
+        ),
+        ("-j SNAT --to-source :5-9", Family::V4, plain(NatTarget::Snat, None, ports(5, 9))),
+        ("-j SNAT --to-source :5-9", Family::V6, plain(NatTarget::Snat, None, ports(5, 9))),
+        ("-j SNAT --to-source ::1", Family::V6, plain(NatTarget::Snat, both("::1", "::1"), None)),
+        ("-j REDIRECT", Family::V4, plain(NatTarget::Redirect, None, None)),
+        ("-j REDIRECT --to-ports 80", Family::V4, plain(NatTarget::Redirect, None, ports(80, 80))),
+        ("-j NETMAP --to 192.0.2.0/24", Family::V4, Nat::Netmap(net([192, 0, 2, 0], 0xffff_ff00))),
+    ] {
+        assert_eq!(of(line, family), expected, "{line}");
+    }
+    for line in [
+        "-j SNAT --to-source 2001:db8::1",
+        "-j SNAT --to-source 192.0.2.1 --to-source 192.0.2.2",
+        "-j DNAT --to-destination 192.0.2.1:x",
+        "-j MASQUERADE --hum",
+        "-j NETMAP",
+        "-j REDIRECT --to-ports 80 --to-ports 81",
+    ] {
+        assert!(matches!(one(line).target, Some(Target::Opaque(_))), "{line}");
+    }
 }

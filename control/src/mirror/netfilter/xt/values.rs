@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use shunt_policy::{Family, Prefix};
 use shunt_policy::config::PortRange;
+use shunt_policy::{Family, Prefix};
 
 use super::super::text::{Inet, decimal, number};
 

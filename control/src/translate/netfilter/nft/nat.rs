@@ -9,7 +9,7 @@ use shunt_policy::{Family, Prefix};
 use super::lowering::Lowering;
 use super::matching::Key;
 use super::value::{self, Kind};
-use crate::mirror::netfilter::nft::{Expression, NatKind, NatTo, Names};
+use crate::mirror::netfilter::nft::{Expression, Names, NatKind, NatTo};
 
 impl Lowering<'_, '_> {
     pub(super) fn nat(&mut self, kind: NatKind, of: Option<&str>, to: Option<&NatTo>, text: impl Fn() -> String) {

@@ -221,12 +221,8 @@ impl Maker<'_> {
     /// The key of an element in all forms in which a packet may have it: a state of nftables is four of ours, with and without the bits
     /// that only iptables sees.
     fn as_seen(&self, key: Vec<Value>) -> Vec<Vec<Value>> {
-        const UNSEEN: [u16; 4] = [
-            0,
-            ConnectionState::SNAT,
-            ConnectionState::DNAT,
-            ConnectionState::SNAT | ConnectionState::DNAT,
-        ];
+        const UNSEEN: [u16; 4] =
+            [0, ConnectionState::SNAT, ConnectionState::DNAT, ConnectionState::SNAT | ConnectionState::DNAT];
         let mut keys = vec![key];
         let parts = self.key.iter().filter(|part| part.fixed.is_none());
         for (at, _) in parts.enumerate().filter(|(_, part)| part.kind == Kind::CtState) {

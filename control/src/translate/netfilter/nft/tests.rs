@@ -1,4 +1,5 @@
-use shunt_policy::config::{Action, Field, Match, Step, Test, Value, Verdict};
+use shunt_policy::Prefix;
+use shunt_policy::config::{Action, ConnectionState, Field, Match, Nat, NatTo, PortRange, Step, Test, Value, Verdict};
 
 use super::*;
 use crate::mirror::netfilter::nft::parse;
@@ -55,7 +56,7 @@ fn a_chain_of_inet_stands_there_for_both_families() {
         assert_eq!(rules[0].steps, [Step::Count, Step::Verdict(Verdict::Jump("user".to_owned()))]);
         assert_eq!(&*rules[1].origin.text, "table inet t chain c: accept # handle 6");
         assert_eq!(user.iter().map(|chain| chain.name.as_str()).collect::<Vec<_>>(), ["user"]);
-        assert!(!lowered.nat);
+        assert!(!lowered.chain.nat);
     }
 }
 
@@ -130,14 +131,218 @@ fn what_is_not_known_exactly_is_opaque() {
     }
 }
 
+/// A rule that asks one thing.
+fn asks(op: &str, left: &str, right: &str) -> String {
+    format!(r#"[{{"match": {{"op": "{op}", "left": {left}, "right": {right}}}}}]"#)
+}
+
 #[test]
-fn connections_are_told_from_the_unknown() {
-    let asks = r#"[{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "new"}}]"#;
-    assert_eq!(steps("", asks)[1], [holds(Test::Connection("ct state new".to_owned()))]);
-    let tells = r#"[{"mangle": {"key": {"ct": {"key": "mark"}}, "value": {"meta": {"key": "mark"}}}}]"#;
-    assert_eq!(steps("", tells)[0], [Step::Do(Action::Connection("ct mark set meta mark".to_owned()))]);
-    let takes = r#"[{"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"ct": {"key": "mark"}}}}]"#;
-    assert_eq!(steps("", takes)[0], [Step::Do(Action::Connection("meta mark set ct mark".to_owned()))]);
+fn what_is_asked_of_connections() {
+    let state = r#"{"ct": {"key": "state"}}"#;
+    let seen = u128::from(ConnectionState::NFTABLES);
+    let flags = |not, field, mask: u128| {
+        Step::Match(Match { not, test: Test::Field { field, mask, values: vec![Value::one(0u8)] } })
+    };
+    let state_is = |not, values: &[u8]| {
+        let values = values.iter().map(|value| Value::one(*value)).collect();
+        Step::Match(Match { not, test: Test::Field { field: Field::CtState, mask: seen, values } })
+    };
+    for (op, right, expected) in [
+        ("in", r#""new""#, flags(true, Field::CtState, 0x08)),
+        ("in", r#"["established", "related"]"#, flags(true, Field::CtState, 0x06)),
+        ("!", r#"["established", "related"]"#, flags(false, Field::CtState, 0x06)),
+        ("==", r#""untracked""#, state_is(false, &[0x40])),
+        ("!=", r#""new""#, state_is(true, &[0x08])),
+        ("==", r#"{"set": ["established", "invalid"]}"#, state_is(false, &[0x02, 0x01])),
+    ] {
+        assert_eq!(steps("", &asks(op, state, right))[1], [expected], "{op} {right}");
+    }
+    let status = r#"{"ct": {"key": "status"}}"#;
+    assert_eq!(steps("", &asks("in", status, r#""dnat""#))[0], [flags(true, Field::CtStatus, 0x20)]);
+    let mark = r#"{"&": [{"ct": {"key": "mark"}}, 255]}"#;
+    let five = holds(Test::masked(Field::CtMark, 5u8, 0xffu8));
+    assert_eq!(steps("", &asks("==", mark, "5"))[0], [five]);
+    let direction = holds(Test::of(Field::CtDirection, [Value::one(1u8)]));
+    assert_eq!(steps("", &asks("==", r#"{"ct": {"key": "direction"}}"#, r#""reply""#))[0], [direction]);
+    let [v4, v6] = steps("", &asks("==", r#"{"ct": {"key": "ip daddr", "dir": "reply"}}"#, r#""192.0.2.1""#));
+    let address = Value::one(u32::from_be_bytes([192, 0, 2, 1]));
+    assert_eq!(v4, [holds(Test::of(Field::CtReplyDestination, [address]))]);
+    assert_eq!(v6, [holds(Test::Never)]);
+    let port = r#"{"ct": {"key": "proto-dst", "dir": "original"}}"#;
+    let expected = holds(Test::of(Field::CtOriginalDestinationPort, [Value::one(80u8)]));
+    assert_eq!(steps("", &asks("==", port, "80"))[1], [expected]);
+}
+
+#[test]
+fn what_is_not_known_of_connections_is_the_kernels_with_all_of_their_packets() {
+    for (op, left, right) in [
+        // Exactly these bits, of which we do not know all.
+        ("==", r#"{"ct": {"key": "status"}}"#, r#""dnat""#),
+        ("!=", r#"{"ct": {"key": "status"}}"#, r#"{"set": ["snat", "dnat"]}"#),
+        ("in", r#"{"ct": {"key": "status"}}"#, r#""dying""#),
+        ("in", r#"{"ct": {"key": "state"}}"#, r#""secret""#),
+        ("==", r#"{"ct": {"key": "zone"}}"#, "0"),
+        ("==", r#"{"ct": {"key": "bytes", "dir": "original"}}"#, "5"),
+        ("==", r#"{"ct": {"key": "id"}}"#, "5"),
+        ("==", r#"{"ct": {"key": "l3proto"}}"#, r#""ipv4""#),
+        ("==", r#"{">>": [{"ct": {"key": "mark"}}, 2]}"#, "5"),
+        (
+            "==",
+            r#"{"concat": [{"ct": {"key": "status"}}, {"meta": {"key": "mark"}}]}"#,
+            r#"{"set": [{"concat": ["dnat", 5]}]}"#,
+        ),
+    ] {
+        let [v4, _] = steps("", &asks(op, left, right));
+        assert!(matches!(&v4[..], [Step::Match(Match { test: Test::Connection(_), .. })]), "{left}: {v4:?}");
+    }
+    for value in [
+        r#"{"map": {"key": {"meta": {"key": "mark"}}, "data": {"set": [[1, 6]]}}}"#,
+        r#"{"<<": [{"ct": {"key": "mark"}}, 1]}"#,
+    ] {
+        let [v4, _] =
+            steps("", &format!(r#"[{{"mangle": {{"key": {{"ct": {{"key": "mark"}}}}, "value": {value}}}}}]"#));
+        assert!(matches!(&v4[..], [Step::Do(Action::Connection(_))]), "{value}: {v4:?}");
+    }
+}
+
+#[test]
+fn marks_of_packets_and_connections() {
+    let there = holds(Test::of(Field::CtDirection, [Value::Range { first: 0, last: 1 }]));
+    let (meta, ct) = (r#"{"meta": {"key": "mark"}}"#, r#"{"ct": {"key": "mark"}}"#);
+    let of = |what: &str| format!(r#"{{"|": [{{"&": [{what}, 255]}}, 256]}}"#);
+    let (take, flip) = (0xff, 0x100);
+    for (key, value, expected) in [
+        (ct, "5".to_owned(), vec![Step::Do(Action::CtMark { clear: u32::MAX, flip: 5 })]),
+        (ct, of(meta), vec![Step::Do(Action::SaveMark { clear: u32::MAX, take, flip })]),
+        // What reads a connection ends the rule where there is none.
+        (ct, of(ct), vec![there.clone(), Step::Do(Action::CtMark { clear: !take, flip })]),
+        (meta, of(ct), vec![there.clone(), Step::Do(Action::RestoreMark { clear: u32::MAX, take, flip })]),
+        (meta, ct.to_owned(), vec![there, Step::Do(Action::RestoreMark { clear: u32::MAX, take: u32::MAX, flip: 0 })]),
+    ] {
+        let rule = format!(r#"[{{"mangle": {{"key": {key}, "value": {value}}}}}]"#);
+        assert_eq!(steps("", &rule)[0], expected, "{rule}");
+    }
+    assert_eq!(steps("", r#"[{"notrack": null}]"#)[0], [Step::Do(Action::Untrack)]);
+    let map = format!(
+        r#"[{{"mangle": {{"key": {meta}, "value": {{"map": {{"key": {ct}, "data": {{"set": [[5, 6]]}}}}}}}}}}]"#
+    );
+    assert!(matches!(&steps("", &map)[0][..], [Step::Do(Action::MarkOf { key, .. })] if key[..] == [Field::CtMark]));
+}
+
+/// Bits that only iptables sees stand in the field, and must not hide an element.
+#[test]
+fn a_state_is_found_in_a_map_whatever_iptables_sees_in_it() {
+    let rule = r#"[{"vmap": {"key": {"concat": [{"ct": {"key": "state"}}, {"meta": {"key": "mark"}}]},
+        "data": {"set": [[{"concat": ["new", 7]}, {"accept": null}]]}}}]"#;
+    let [v4, _] = steps("", rule);
+    let [Step::VerdictOf { key, map }] = &v4[..] else { panic!("{v4:?}") };
+    assert_eq!(key[..], [Field::CtState, Field::Mark]);
+    let keys: Vec<_> = map.elements.iter().map(|element| element.key.clone()).collect();
+    assert_eq!(keys, [0x08, 0x88, 0x108, 0x188u16].map(|state| vec![Value::one(state), Value::one(7u8)]));
+    assert!(map.opaque.is_none());
+}
+
+/// The steps of a rule in a chain of type nat, for both families.
+fn translating(hook: &str, objects: &str, rule: &str) -> [Vec<Step>; 2] {
+    let text = format!(
+        r#"{{"nftables": [{{"table": {{"family": "inet", "name": "t", "handle": 1}}}},
+        {{"chain": {{"family": "inet", "table": "t", "name": "c", "handle": 1, "type": "nat", "hook": "{hook}", "prio": 5, "policy": "accept"}}}}
+        {objects},
+        {{"rule": {{"family": "inet", "table": "t", "chain": "c", "handle": 2, "expr": {rule}}}}}]}}"#
+    );
+    let mut native = chains(&parse(&text).unwrap());
+    let [v6, v4] = [native.chains.pop(), native.chains.pop()].map(|lowered| lowered.unwrap().chain);
+    assert!(v4.nat && v6.nat);
+    [v4, v6].map(|mut chain| chain.rules.pop().unwrap().steps)
+}
+
+#[test]
+fn what_translates() {
+    let before = |rule: &str| translating("prerouting", "", rule);
+    let behind = |rule: &str| translating("postrouting", "", rule);
+    let verdict = |nat: Nat| [Step::Verdict(Verdict::Nat(nat.into()))];
+    let address = |text: &str| text.parse().unwrap();
+    let to = |first, last| NatTo::Addresses(Some((address(first), address(last))));
+    let ports = |first, last| Some(PortRange { first, last });
+    let [v4, v6] = before(r#"[{"dnat": {"family": "ip", "addr": "192.0.2.5", "port": 8080}}]"#);
+    assert_eq!(v4, verdict(Nat { ports: ports(8080, 8080), ..Nat::plain(to("192.0.2.5", "192.0.2.5")) }));
+    assert_eq!(v6, [holds(Test::Never)]);
+    let [_, v6] = behind(
+        r#"[{"snat": {"family": "ip6", "addr": {"range": ["2001:db8::5", "2001:db8::7"]}, "flags": ["fully-random", "persistent"]}}]"#,
+    );
+    let expected = Nat { fully_random: true, persistent: true, ..Nat::plain(to("2001:db8::5", "2001:db8::7")) };
+    assert_eq!(v6, verdict(expected));
+    let [v4, v6] = behind(r#"[{"masquerade": {"port": {"range": [1024, 65535]}, "flags": "random"}}]"#);
+    let expected = Nat { ports: ports(1024, 65535), random: true, ..Nat::plain(NatTo::Masquerade) };
+    assert_eq!((v4, v6), (verdict(expected.clone()).to_vec(), verdict(expected).to_vec()));
+    assert_eq!(before(r#"[{"redirect": null}]"#)[0], verdict(Nat::plain(NatTo::Redirect)));
+    assert_eq!(
+        before(r#"[{"dnat": {"port": 8080}}]"#)[1],
+        verdict(Nat { ports: ports(8080, 8080), ..Nat::plain(NatTo::Addresses(None)) })
+    );
+    let network = Prefix::new([198, 51, 100, 0].into(), 24).unwrap();
+    assert_eq!(
+        before(
+            r#"[{"dnat": {"family": "ip", "addr": {"prefix": {"addr": "198.51.100.0", "len": 24}}, "flags": "netmap", "type_flags": "prefix"}}]"#
+        )[0],
+        verdict(Nat::plain(NatTo::Prefix(network)))
+    );
+    for (hook, rule) in [
+        ("postrouting", r#"[{"dnat": {"family": "ip", "addr": "192.0.2.5"}}]"#),
+        ("prerouting", r#"[{"masquerade": null}]"#),
+        ("prerouting", r#"[{"dnat": {"family": "ip", "addr": "192.0.2.5", "secret": 1}}]"#),
+        ("prerouting", r#"[{"dnat": {"family": "ip", "addr": "192.0.2.5", "flags": ["secret"]}}]"#),
+        ("prerouting", r#"[{"dnat": {"family": "ip", "addr": "example.org"}}]"#),
+        (
+            "prerouting",
+            r#"[{"dnat": {"family": "ip", "addr": {"map": {"key": {"numgen": {"mode": "inc", "mod": 2, "offset": 0}}, "data": {"set": [[0, "192.0.2.1"]]}}}}}]"#,
+        ),
+    ] {
+        assert!(is_opaque(&translating(hook, "", rule)[0]), "{rule}");
+    }
+    // Not in a chain of type nat.
+    assert!(is_opaque(&steps("", r#"[{"masquerade": null}]"#)[0]));
+}
+
+#[test]
+fn what_a_map_translates_to() {
+    let map = r#", {"map": {"family": "inet", "table": "t", "name": "m", "type": ["ipv4_addr", "inet_service"], "map": "ipv4_addr . inet_service", "handle": 7,
+        "elem": [[{"concat": ["192.0.2.1", 80]}, {"concat": ["198.51.100.1", 8080]}], [{"concat": ["192.0.2.2", 81]}, {"concat": ["198.51.100.2", {"range": [90, 99]}]}]]}}"#;
+    let rule = r#"[{"dnat": {"family": "ip", "addr": {"map": {"key": {"concat": [{"payload": {"protocol": "ip", "field": "daddr"}},
+        {"payload": {"protocol": "tcp", "field": "dport"}}]}, "data": "@m"}}, "flags": "random"}}]"#;
+    let [v4, v6] = translating("prerouting", map, rule);
+    assert_eq!(v6, [holds(Test::Never)]);
+    let [tcp, Step::VerdictOf { key, map }] = &v4[..] else { panic!("{v4:?}") };
+    assert_eq!(*tcp, holds(Test::protocol(6)));
+    assert_eq!(key[..], [Field::Destination, Field::DestinationPort]);
+    let to = |last, first_port, last_port| {
+        let address = [198, 51, 100, last].into();
+        let ports = Some(PortRange { first: first_port, last: last_port });
+        let nat = Nat { ports, random: true, ..Nat::plain(NatTo::Addresses(Some((address, address)))) };
+        Verdict::Nat(nat.into())
+    };
+    let data: Vec<_> = map.elements.iter().map(|element| element.data.clone()).collect();
+    assert_eq!(data, [to(1, 8080, 8080), to(2, 90, 99)]);
+    assert_eq!((map.name.as_str(), &map.opaque), ("map inet t m", &None));
+
+    let ports = r#"[{"redirect": {"port": {"map": {"key": {"payload": {"protocol": "tcp", "field": "dport"}}, "data": {"set": [[80, 8080]]}}}}}]"#;
+    let [v4, _] = translating("prerouting", "", ports);
+    let [_, Step::VerdictOf { map, .. }] = &v4[..] else { panic!("{v4:?}") };
+    let ports = Some(PortRange { first: 8080, last: 8080 });
+    assert_eq!(map.elements[0].data, Verdict::Nat(Nat { ports, ..Nat::plain(NatTo::Redirect) }.into()));
+
+    let networks = r#"[{"snat": {"family": "ip", "addr": {"map": {"key": {"payload": {"protocol": "ip", "field": "saddr"}}, "data": {"set": [
+        [{"prefix": {"addr": "192.0.2.0", "len": 24}}, {"prefix": {"addr": "198.51.100.0", "len": 24}}]]}}}, "flags": "netmap", "type_flags": "prefix"}}]"#;
+    let [v4, _] = translating("postrouting", "", networks);
+    let [Step::VerdictOf { map, .. }] = &v4[..] else { panic!("{v4:?}") };
+    let network = Prefix::new([198, 51, 100, 0].into(), 24).unwrap();
+    assert_eq!(map.elements[0].data, Verdict::Nat(Nat::plain(NatTo::Prefix(network)).into()));
+    // The same without a word of networks is any of the addresses.
+    let [v4, _] =
+        translating("postrouting", "", &networks.replace(r#", "flags": "netmap", "type_flags": "prefix""#, ""));
+    let [Step::VerdictOf { map, .. }] = &v4[..] else { panic!("{v4:?}") };
+    let range = NatTo::Addresses(Some(([198, 51, 100, 0].into(), [198, 51, 100, 255].into())));
+    assert_eq!(map.elements[0].data, Verdict::Nat(Nat::plain(range).into()));
 }
 
 #[test]

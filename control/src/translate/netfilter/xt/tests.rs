@@ -1,6 +1,6 @@
 //! Where chains go, and what targets do. What matches mean is compared with the kernel in `tests/tests/kernel_semantics`.
 
-use shunt_policy::config::{self, InterfacePattern};
+use shunt_policy::config::{self, InterfacePattern, Nat, NatTo};
 
 use super::*;
 use crate::mirror::netfilter::{Netfilter, xt};
@@ -31,7 +31,7 @@ fn chains_hang_where_the_kernel_hangs_them() {
     }
     let places: Vec<_> = lowered(&text, Family::V6)
         .into_iter()
-        .map(|Lowered { chain, nat, .. }| (chain.name, chain.hook, chain.priority, nat, chain.policy))
+        .map(|Lowered { chain, .. }| (chain.name, chain.hook, chain.priority, chain.nat, chain.policy))
         .collect();
     for (name, hook, priority, nat) in [
         ("raw PREROUTING", Hook::Prerouting, -300, false),
@@ -84,8 +84,9 @@ fn the_counter_stands_between_matches_and_target() {
         [not_eth0, limit, Step::Count, drop]
     );
     assert_eq!(steps("filter", "FORWARD", "-m comment --comment x"), [Step::Count]);
-    let state = is(config::Test::Connection("-m conntrack --ctstate NEW".to_owned()));
-    assert_eq!(steps("filter", "FORWARD", "-m conntrack --ctstate NEW"), [state, Step::Count]);
+    let bytes = "-m connbytes --connbytes 10:20 --connbytes-mode bytes --connbytes-dir both";
+    let asks = is(config::Test::Connection(bytes.to_owned()));
+    assert_eq!(steps("filter", "FORWARD", bytes), [asks, Step::Count]);
 }
 
 #[test]
@@ -104,11 +105,26 @@ fn targets() {
         ("-j TTL --ttl-inc 2", Step::Do(Action::Ttl(TtlChange::Raise(2)))),
         ("-j TCPMSS --clamp-mss-to-pmtu", Step::Do(Action::Mss(config::Mss { to: MssLimit::PathMtu, adds: true }))),
         ("-j CLASSIFY --set-class 0001:0010", Step::Do(Action::Nothing)),
-        ("-j CONNMARK --restore-mark", Step::Do(Action::Connection("CONNMARK --restore-mark".to_owned()))),
+        ("-j CONNMARK --set-xmark 0x5/0x7", Step::Do(Action::CtMark { clear: 7, flip: 5 })),
+        (
+            "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xf",
+            Step::Do(Action::SaveMark { clear: 0xf, take: 0xff, flip: 0 }),
+        ),
+        (
+            "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf",
+            Step::Do(Action::RestoreMark { clear: 0xff, take: 0xf, flip: 0 }),
+        ),
+        (
+            "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff --left-shift-mark 4",
+            Step::Do(Action::Connection(
+                "CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff --left-shift-mark 4".to_owned(),
+            )),
+        ),
         ("-j CT --zone 5", Step::Do(Action::Connection("CT --zone 5".to_owned()))),
-        ("-j CT --notrack", Step::Do(Action::Nothing)),
-        ("-j MASQUERADE", Step::Verdict(Verdict::Nat { masquerade: true })),
-        ("-j SNAT --to-source 192.0.2.1", Step::Verdict(Verdict::Nat { masquerade: false })),
+        ("-j CT --notrack", Step::Do(Action::Untrack)),
+        ("-j NOTRACK", Step::Do(Action::Untrack)),
+        // Not in table nat.
+        ("-j NETMAP --to 192.0.2.0/24", Step::Verdict(Verdict::Opaque("NETMAP --to 192.0.2.0/24".to_owned()))),
         ("-j SET --add-set x src", Step::Do(Action::Opaque("SET --add-set x src".to_owned()))),
         ("-j NFQUEUE --queue-num 1", Step::Verdict(Verdict::Opaque("NFQUEUE --queue-num 1".to_owned()))),
     ] {
@@ -129,4 +145,85 @@ fn what_depends_on_the_hook() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn what_is_asked_of_connections() {
+    let asked = |line: &str| {
+        let mut steps = steps("filter", "FORWARD", line);
+        assert_eq!(steps.pop(), Some(Step::Count), "{line}");
+        steps
+    };
+    // Any of the bits: not none of them.
+    let any = |not: bool, field, bits: u16| {
+        Step::Match(config::Match { not: !not, test: config::Test::masked(field, 0u8, bits) })
+    };
+    assert_eq!(asked("-m conntrack --ctstate RELATED,ESTABLISHED"), [any(false, Field::CtState, 0x06)]);
+    assert_eq!(asked("-m conntrack ! --ctstate DNAT"), [any(true, Field::CtState, 0x100)]);
+    assert_eq!(asked("-m state --state UNTRACKED"), [any(false, Field::CtState, 0x40)]);
+    assert_eq!(asked("-m conntrack --ctstatus NONE"), [any(false, Field::CtStatus, 0)]);
+    assert_eq!(
+        asked("-m conntrack --ctstate ESTABLISHED --ctproto 6 --ctdir REPLY"),
+        [
+            any(false, Field::CtState, 0x02),
+            is(config::Test::of(Field::CtProtocol, [Value::one(6u8)])),
+            is(config::Test::of(Field::CtDirection, [Value::one(1u8)])),
+        ]
+    );
+    assert_eq!(
+        asked("-m conntrack ! --ctreplsrc 192.0.2.0/24 --ctorigdstport 1:9"),
+        [
+            Step::Match(config::Match {
+                not: true,
+                test: config::Test::of(Field::CtReplySource, [Value::prefix(network())])
+            }),
+            is(config::Test::of(Field::CtOriginalDestinationPort, [Value::Range { first: 1, last: 9 }])),
+        ]
+    );
+    assert_eq!(asked("-m connmark --mark 0x1/0xff"), [is(config::Test::masked(Field::CtMark, 1u8, 0xffu8))]);
+    // Where a packet without a connection passes by its state alone, the rest is not asked.
+    for line in ["-m conntrack ! --ctstate NEW --ctproto 6", "-m conntrack --ctstate INVALID --ctdir REPLY"] {
+        assert_eq!(asked(line), [is(config::Test::Connection(line.to_owned()))]);
+    }
+}
+
+#[test]
+fn what_translates() {
+    let verdict = |chain: &str, target: &str| match steps("nat", chain, target).pop() {
+        Some(Step::Verdict(Verdict::Nat(nat))) => Some((*nat).clone()),
+        Some(Step::Verdict(Verdict::Opaque(_))) => None,
+        other => panic!("{target}: {other:?}"),
+    };
+    let address = |text: &str| text.parse().unwrap();
+    let to = |first, last| NatTo::Addresses(Some((address(first), address(last))));
+    let plain = |to| Some(Nat::plain(to));
+    assert_eq!(verdict("POSTROUTING", "-j MASQUERADE"), plain(NatTo::Masquerade));
+    assert_eq!(verdict("PREROUTING", "-j REDIRECT"), plain(NatTo::Redirect));
+    assert_eq!(verdict("POSTROUTING", "-j SNAT --to-source 192.0.2.1-192.0.2.5"), plain(to("192.0.2.1", "192.0.2.5")));
+    let network = NatTo::Prefix(network());
+    assert_eq!(verdict("PREROUTING", "-j NETMAP --to 192.0.2.0/24"), plain(network.clone()));
+    assert_eq!(verdict("POSTROUTING", "-j NETMAP --to 192.0.2.0/24"), plain(network));
+    let ports = Some(PortRange { first: 80, last: 90 });
+    assert_eq!(
+        verdict("PREROUTING", "-j DNAT --to-destination 192.0.2.9:80-90/1000 --random --persistent"),
+        Some(Nat {
+            ports,
+            base: Some(1000),
+            random: true,
+            persistent: true,
+            ..Nat::plain(to("192.0.2.9", "192.0.2.9"))
+        })
+    );
+    assert_eq!(
+        verdict("POSTROUTING", "-j MASQUERADE --to-ports 80-90 --random-fully"),
+        Some(Nat { ports, fully_random: true, ..Nat::plain(NatTo::Masquerade) })
+    );
+    // The kernel refuses them there.
+    assert_eq!(verdict("POSTROUTING", "-j DNAT --to-destination 192.0.2.9"), None);
+    assert_eq!(verdict("PREROUTING", "-j MASQUERADE"), None);
+    assert_eq!(verdict("PREROUTING", "-j NETMAP --to 192.0.2.0/255.0.255.0"), None);
+}
+
+fn network() -> shunt_policy::Prefix {
+    shunt_policy::Prefix::new([192, 0, 2, 0].into(), 24).unwrap()
 }
