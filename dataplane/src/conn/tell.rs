@@ -38,7 +38,7 @@ impl Connections {
                     self.table.entry_mut(found.number).expires = timeouts::after(now, record.timeout);
                     return;
                 }
-                (true, _) => self.end(found.number, End::Told),
+                (true, _) => self.table.remove(found.number),
                 (false, true) => {
                     if whole {
                         self.catch_up(found.number, record, now);
@@ -56,16 +56,20 @@ impl Connections {
                 self.counts.contradictions += 1;
                 return;
             }
-            self.end(found.number, End::Told);
+            self.table.remove(found.number);
         }
         if self.enter(from_record(record, whole, now), now).is_some() {
             *if whole { &mut self.counts.imported } else { &mut self.counts.kernels } += 1;
         }
     }
 
-    /// Ours, and the kernel's copy of it: whatever is further on counts.
+    /// Ours, and the kernel's copy of it: whatever is further on counts. Before we have told the kernel of it, what it says may still be of
+    /// an earlier connection with these tuples.
     fn catch_up(&mut self, number: u32, record: &Record, now: u64) {
         let entry = self.table.entry_mut(number);
+        if !entry.is(Entry::KNOWN) {
+            return;
+        }
         entry.status |= record.status as u16 & (Connection::SEEN_REPLY | Connection::ASSURED);
         if let (Progress::Tcp(tcp), Some(theirs)) = (&mut entry.progress, &record.tcp)
             && rank(theirs.state) > rank(tcp.state)
@@ -76,7 +80,6 @@ impl Connections {
         if !entry.is(Entry::CHANGED) {
             entry.mark = record.mark.0;
         }
-        entry.flags |= Entry::KNOWN;
         entry.clock = seconds(now).saturating_add(record.timeout);
     }
 

@@ -105,6 +105,32 @@ mod tests {
         assert_eq!(jhash2([1, 2, 3, 4], 0x0102_0304), 0xf479_0d87);
     }
 
+    /// Seen of Linux 6.18, with `snat to FIRST-LAST`, `... persistent` and `dnat to ...`.
+    #[test]
+    fn linux_chooses_the_same() {
+        let v4 = ("203.0.113.10", "203.0.113.210");
+        let v6 = ("2001:db8:ff::10", "2001:db8:ff::2:3:ffff");
+        let (source, destination) = (Manip::Source, Manip::Destination);
+        for (range, manip, persistent, from, to, chosen) in [
+            (v4, source, false, "192.0.2.162", "198.51.100.199", "203.0.113.91"),
+            (v4, source, false, "192.0.2.145", "198.51.100.76", "203.0.113.41"),
+            (v4, source, true, "192.0.2.81", "198.51.100.109", "203.0.113.72"),
+            (v4, source, true, "192.0.2.41", "198.51.100.213", "203.0.113.49"),
+            (v4, destination, false, "192.0.2.214", "198.51.100.180", "203.0.113.87"),
+            (v4, destination, false, "192.0.2.184", "198.51.100.215", "203.0.113.187"),
+            (v6, source, false, "2001:db8:1::876f", "2001:db8:2::9378", "2001:db8:ff::1:8e50:50f5"),
+            (v6, source, false, "2001:db8:1::9e81", "2001:db8:2::2b22", "2001:db8:ff::2:3:49d6"),
+            (v6, source, true, "2001:db8:1::a53b", "2001:db8:2::e3e6", "2001:db8:ff::44b7:6515"),
+            (v6, source, true, "2001:db8:1::d886", "2001:db8:2::7fa5", "2001:db8:ff::1:a94c:941f"),
+            (v6, destination, false, "2001:db8:1::2f73", "2001:db8:2::3302", "2001:db8:ff::1:9de6:b2fe"),
+            (v6, destination, false, "2001:db8:1::ec97", "2001:db8:2::cad2", "2001:db8:ff::2:3:f170"),
+        ] {
+            let range = (range.0.parse().unwrap(), range.1.parse().unwrap());
+            let tuple = tuple(from.parse().unwrap(), to.parse().unwrap());
+            assert_eq!(choose(&tuple, manip, range, persistent).to_string(), chosen);
+        }
+    }
+
     #[test]
     fn addresses_stay_in_the_range_and_clients_keep_theirs() {
         let range = ("203.0.113.10".parse().unwrap(), "203.0.113.13".parse().unwrap());

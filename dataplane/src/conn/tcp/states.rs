@@ -139,7 +139,8 @@ impl Tcp {
         let to = 1 - from;
         if self.flags[to] & flag::MAXACK_SET != 0 && !self.last_was(Set::Syn) {
             let expected = self.sides[to].max_acknowledgement;
-            let established = old == TcpState::Established;
+            // `nf_conntrack_tcp_established`
+            let established = old == TcpState::Established && about.status & Connection::ASSURED != 0;
             if segment.sequence == 0 && !established {
                 return Before::Window(state);
             }
@@ -156,7 +157,9 @@ impl Tcp {
             // Not exactly at the edge: the receiver may answer with a challenge ACK, and the connection go on.
             state = old;
         }
-        let answered = about.status & Connection::SEEN_REPLY != 0 && self.last_was(Set::Syn);
+        // That the SYN must be the other side's is what Linux 6.18 does; older sources do not ask.
+        let is_answer = self.last_was(Set::Syn) && self.last_direction() != from;
+        let answered = about.status & Connection::SEEN_REPLY != 0 && is_answer;
         let half_open = about.status & Connection::ASSURED == 0 && self.last_was(Set::Ack);
         if (answered || half_open) && segment.acknowledgement == self.last_end {
             // The answer to a SYN or ACK that was let through without being understood.

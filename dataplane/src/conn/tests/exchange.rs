@@ -230,6 +230,20 @@ fn the_kernel_may_know_more_of_ours() {
 }
 
 #[test]
+fn old_news_are_not_of_a_connection_that_was_reopened() {
+    let mut desk = Desk::new(8);
+    let (client, server) = (connection(), connection().inverse().unwrap());
+    shake_hands(&mut desk, client, server);
+    desk.pass(tcp(client, segment(RST, 101, 0, 0))).unwrap();
+    desk.pass(tcp(client, segment(SYN, 5000, 0, 0))).unwrap();
+    let closed = TcpRecord { state: TcpState::Close, scale: [0; 2], flags: [0; 2] };
+    hear(&mut desk, Record { tcp: Some(closed), ..record(client, server) }, true);
+    desk.connections.tell(ToWorker::Ended { original: client, reply: server }, desk.now);
+    let left = desk.connections.records(desk.now).next().unwrap();
+    assert_eq!(left.tcp.unwrap().state, TcpState::SynSent);
+}
+
+#[test]
 fn an_address_that_goes_takes_its_connections_along() {
     let mut desk = Desk::new(8);
     let masquerade = |address| shunt_policy::connection::Range { masquerade: true, ..to(address) };
