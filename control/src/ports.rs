@@ -140,9 +140,10 @@ impl Selection {
     }
 }
 
-/// The first rule of a chain, if it asks all packets something that we do not know.
+/// The first rule of a chain, if it asks all packets something that we do not know. Nat rules are asked the first packet of a
+/// connection only, and none of what is not tracked.
 fn punts_all(chain: &BaseChain) -> Option<&ChainRule> {
-    let rule = chain.rules.first()?;
+    let rule = chain.rules.first().filter(|_| !chain.nat)?;
     let first = rule.steps.iter().find(|step| !matches!(step, Step::Count | Step::Do(Action::Nothing)))?;
     let opaque = matches!(
         first,

@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 
-use shunt_policy::config::{Action, Field, HashPolicy, RouteKind, RuleAction, RuleSelector, Spreading, Suppress, Test};
+use shunt_policy::config::{
+    Action, Field, HashPolicy, NatTo, RouteKind, RuleAction, RuleSelector, Spreading, Suppress, Test,
+};
 use shunt_policy::{DropReason, PassReason, PuntReason};
 
 fn readme() -> (PathBuf, String) {
@@ -142,13 +144,24 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
         Action::Mss(_) => Some("TCPMSS"),
         Action::Nothing => Some("CLASSIFY"),
         Action::Untrack => Some("NOTRACK"),
-        Action::CtMark { .. } | Action::SaveMark { .. } | Action::RestoreMark { .. } => None,
+        Action::CtMark { .. } | Action::SaveMark { .. } | Action::RestoreMark { .. } => Some("CONNMARK"),
         Action::Connection(_) | Action::Opaque(_) => None,
     };
     assert_eq!(action(&Action::Nothing), Some("CLASSIFY"));
-    ["MARK", "meta mark set", "TOS", "DSCP", "TTL", "HL", "TCPMSS", "CLASSIFY", "NOTRACK"]
+    ["MARK", "meta mark set", "TOS", "DSCP", "TTL", "HL", "TCPMSS", "CLASSIFY", "NOTRACK", "CONNMARK"]
         .into_iter()
         .for_each(in_table);
+    let target = |to: &NatTo| match to {
+        NatTo::Addresses(_) => &["SNAT", "DNAT", "dnat to"][..],
+        NatTo::Prefix(_) => &["NETMAP"],
+        NatTo::Masquerade => &["MASQUERADE"],
+        NatTo::Redirect => &["REDIRECT"],
+    };
+    let any = NatTo::Prefix(shunt_policy::Prefix::any(shunt_policy::Family::V4));
+    [NatTo::Addresses(None), any, NatTo::Masquerade, NatTo::Redirect]
+        .iter()
+        .flat_map(target)
+        .for_each(|word| in_table(word));
     let test = |test: &Test| match test {
         Test::Field { .. } | Test::Never | Test::Connection(_) | Test::Opaque(_) => None,
         Test::EitherPort(_) => Some("--ports"),
@@ -159,7 +172,7 @@ fn every_kind_of_selector_match_and_target_stands_in_the_table() {
     ["--ports", "--match-set", "-m addrtype"].into_iter().for_each(in_table);
 }
 
-const FIELDS: [Field; 22] = [
+const FIELDS: [Field; 35] = [
     Field::Iif,
     Field::Oif,
     Field::IifGroup,
@@ -182,6 +195,19 @@ const FIELDS: [Field; 22] = [
     Field::SourceMac,
     Field::IpsetSourcePort,
     Field::IpsetDestinationPort,
+    Field::CtState,
+    Field::CtDirection,
+    Field::CtStatus,
+    Field::CtMark,
+    Field::CtProtocol,
+    Field::CtOriginalSource,
+    Field::CtOriginalDestination,
+    Field::CtOriginalSourcePort,
+    Field::CtOriginalDestinationPort,
+    Field::CtReplySource,
+    Field::CtReplyDestination,
+    Field::CtReplySourcePort,
+    Field::CtReplyDestinationPort,
 ];
 
 /// How a rule asks for the field.
@@ -208,18 +234,18 @@ fn option(field: Field) -> &'static str {
         Field::TcpMss => "-m tcpmss",
         Field::SourceMac => "--mac-source",
         Field::IpsetSourcePort | Field::IpsetDestinationPort => "--match-set",
-        Field::CtState
-        | Field::CtDirection
-        | Field::CtStatus
-        | Field::CtMark
-        | Field::CtProtocol
-        | Field::CtOriginalSource
-        | Field::CtOriginalDestination
-        | Field::CtOriginalSourcePort
-        | Field::CtOriginalDestinationPort
-        | Field::CtReplySource
-        | Field::CtReplyDestination
-        | Field::CtReplySourcePort
-        | Field::CtReplyDestinationPort => "--ctstate",
+        Field::CtState => "--ctstate",
+        Field::CtDirection => "--ctdir",
+        Field::CtStatus => "--ctstatus",
+        Field::CtMark => "-m connmark",
+        Field::CtProtocol => "--ctproto",
+        Field::CtOriginalSource => "--ctorigsrc",
+        Field::CtOriginalDestination => "--ctorigdst",
+        Field::CtOriginalSourcePort => "--ctorigsrcport",
+        Field::CtOriginalDestinationPort => "--ctorigdstport",
+        Field::CtReplySource => "--ctreplsrc",
+        Field::CtReplyDestination => "--ctrepldst",
+        Field::CtReplySourcePort => "--ctreplsrcport",
+        Field::CtReplyDestinationPort => "--ctrepldstport",
     }
 }

@@ -167,3 +167,6 @@ fn uncertain<T>(set: &Set<T>) -> Option<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
