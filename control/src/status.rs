@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use shunt_dataplane::conn as connections;
 use shunt_dataplane::{Counters, PortStatus, WorkerStatus};
 use shunt_policy::{DropReason, Generation, PassReason, Policy, PuntReason};
 
+use crate::conntrack::Conntrack;
 use crate::mirror::{AUDIT_PAUSE, MirrorHealth, Part};
 use crate::ports::Left;
 use crate::translate::{Item, Standing};
@@ -26,6 +28,7 @@ pub struct Report<'a> {
     pub verifier: &'a Verifier,
     /// How often the kernel was told that a neighbour is in use.
     pub kept_fresh: u64,
+    pub conntrack: &'a Conntrack,
 }
 
 /// The stable, machine-readable form.
@@ -52,9 +55,37 @@ pub fn json(report: &Report<'_>) -> Value {
             "guards": summary.guards,
         },
         "counters": counters(&report.counters),
+        "conntrack": conntrack(report),
         "neighbours": { "kept_fresh": report.kept_fresh },
         "mirror": mirror(health, report.stale),
         "verify": report.verifier.json(),
+    })
+}
+
+/// Connections: what the workers have, and how they are kept in step with the kernel's.
+fn conntrack(report: &Report<'_>) -> Value {
+    let sum = |of: &dyn Fn(&WorkerStatus) -> u64| report.workers.iter().map(of).sum::<u64>();
+    let happened = connections::Counts::WORDS.iter().enumerate();
+    let happened = happened.map(|(at, word)| ((*word).to_owned(), json!(sum(&|worker| worker.connection_counts[at]))));
+    let kernel = report.conntrack.counts();
+    json!({
+        "connections": sum(&|worker| worker.connections),
+        "happened": Value::Object(happened.collect::<Map<_, _>>()),
+        "fault": report.conntrack.fault(),
+        "kernel": {
+            "connections": kernel.connections,
+            "imported": kernel.imported,
+            "exported": kernel.exported,
+            "export_failed": kernel.export_failed.values().sum::<u64>(),
+            "export_late": kernel.export_late,
+            "ended": kernel.ended,
+            "deleted": kernel.deleted,
+            "events": kernel.events,
+            "undecoded": kernel.undecoded,
+            "lost": kernel.lost,
+            "dumps": kernel.dumps,
+            "resyncs": kernel.resyncs,
+        },
     })
 }
 
@@ -189,6 +220,7 @@ pub fn text(status: &Value) -> String {
             ms(source, "staleness_bound_ms"),
         ));
     }
+    lines.extend(conntrack_text(&status["conntrack"]));
     lines.push(format!("neighbour kept fresh {} times", status["neighbours"]["kept_fresh"]));
     let counters = &status["counters"];
     lines.push(format!("forwarded {}", counters["forwarded"]));
@@ -199,6 +231,34 @@ pub fn text(status: &Value) -> String {
         }
     }
     lines.join("\n")
+}
+
+fn conntrack_text(conntrack: &Value) -> Vec<String> {
+    let (happened, kernel) = (&conntrack["happened"], &conntrack["kernel"]);
+    let mut lines = vec![
+        format!(
+            "conntrack {} connections; created {}, expired {}, evicted {}, full {}, exhausted {}",
+            conntrack["connections"],
+            happened["created"],
+            happened["expired"],
+            happened["evicted"],
+            happened["full"],
+            happened["exhausted"],
+        ),
+        format!(
+            "          in step with the kernel's {}: imported {}, exported {}, refused {}, late {}, resyncs {}",
+            kernel["connections"],
+            kernel["imported"],
+            kernel["exported"],
+            kernel["export_failed"],
+            kernel["export_late"],
+            kernel["resyncs"],
+        ),
+    ];
+    if let Some(fault) = conntrack["fault"].as_str() {
+        lines.push(format!("          FAULT: {fault}"));
+    }
+    lines
 }
 
 /// `shunt check` for the terminal, from its JSON.

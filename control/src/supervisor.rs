@@ -408,6 +408,7 @@ impl Supervisor {
             stale: self.stale,
             verifier: &self.verifier,
             kept_fresh: self.keepalive.kept(),
+            conntrack: &self.conntrack,
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use shunt_policy::{DropReason, Generation, PassReason, PuntReason, Stop};
 
+use crate::conn::Counts;
 use crate::marks::Marks;
 use crate::rule_counters::RuleCounters;
 use crate::status::WorkerStatus;
@@ -25,6 +26,10 @@ pub struct WorkerCounters {
     pub(crate) free: Gauge,
     /// Frames in the rings of the worker's queues, at the end of its last round.
     pub(crate) held: Gauge,
+    /// Connections in the worker's table, at the end of its last round.
+    connections: Gauge,
+    /// What has happened to them, by [`Counts::WORDS`].
+    connection_counts: [Gauge; Counts::WORDS.len()],
     /// Of netfilter rules.
     pub(crate) rules: RuleCounters,
     /// The neighbours it sends to. The one thing here that the control side writes, too.
@@ -56,6 +61,13 @@ impl WorkerCounters {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
+    pub(crate) fn connections(&self, there_are: usize, counts: &Counts) {
+        self.connections.set(there_are);
+        for (gauge, count) in self.connection_counts.iter().zip(counts.values()) {
+            gauge.set(count as usize);
+        }
+    }
+
     pub(crate) fn status(&self, index: usize) -> WorkerStatus {
         WorkerStatus {
             index,
@@ -68,6 +80,8 @@ impl WorkerCounters {
             sleeps: self.sleeps.value(),
             free: self.free.value(),
             held: self.held.value(),
+            connections: self.connections.value(),
+            connection_counts: std::array::from_fn(|at| self.connection_counts[at].value()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use shunt_policy::{Generation, PortId};
 
+use crate::conn::Counts;
 use crate::counters::Counters;
 
 /// A port as it really is.
@@ -41,6 +42,10 @@ pub struct WorkerStatus {
     pub free: u64,
     /// Frames in the rings of its queues, now.
     pub held: u64,
+    /// In its table of connections, now.
+    pub connections: u64,
+    /// What has happened to them, by [`Counts::WORDS`].
+    pub connection_counts: [u64; Counts::WORDS.len()],
 }
 
 /// The end of a dataplane.

@@ -288,6 +288,8 @@ impl<P: Port, K: Punt> Worker<P, K> {
         let held: usize = self.queues.iter().map(|queue| queue.io.held()).sum();
         self.counters.free.set(self.pool.free());
         self.counters.held.set(held);
+        let connections = &self.tracked.connections;
+        self.counters.connections(connections.len(), connections.counts());
         debug_assert_eq!(self.pool.free() + held, self.pool.balance(), "free + held == owned");
     }
 

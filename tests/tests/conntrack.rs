@@ -5,7 +5,7 @@ mod conntrack_workers;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conntrack_workers::{Workers, tuple};
 use shunt_control::conntrack::Conntrack;
@@ -307,4 +307,89 @@ fn privileged_without_events_connections_are_looked_up() {
     assert!(workers.ended(&original));
     let counts = conntrack.counts();
     assert!(counts.events == 0 && counts.dumps >= 2 && counts.resyncs == 0, "{counts:?}");
+}
+
+/// Connections of one client, numbered.
+fn numbered(number: u32) -> Record {
+    let [_, _, high, low] = number.to_be_bytes();
+    let host = |net: &str| format!("{net}.{high}:{}", 1024 + u16::from(low));
+    let server = format!("198.18.{}.25:9001", number >> 16);
+    Record {
+        original: tuple(UDP, &host("192.0.2"), &server),
+        reply: tuple(UDP, &server, &host("203.0.113")),
+        status: 0,
+        mark: Mark(number),
+        timeout: 3000,
+        tcp: None,
+        kernels: false,
+    }
+}
+
+#[test]
+fn privileged_all_is_found_again_when_a_queue_was_full() {
+    const MANY: u32 = 100_000;
+    let net = TwoWays::new();
+    net.router.run("iptables -t nat -A POSTROUTING -p 99 -j MASQUERADE");
+    let (conntrack, mut workers) = start(&net, 1, 1024);
+    let begin = Instant::now();
+    for number in 0..MANY {
+        workers.say(FromWorker::Lives(numbered(number)));
+    }
+    eventually(PATIENCE * 4, || (conntrack.counts().exported == u64::from(MANY)).then_some(())).expect("all exported");
+    println!("{:.0} exports/s", f64::from(MANY) / begin.elapsed().as_secs_f64());
+    let counts = conntrack.counts();
+    assert!(counts.export_failed.is_empty() && counts.lost == 0, "{counts:?}");
+
+    // A new worker is told of all.
+    let begin = Instant::now();
+    conntrack.disconnect();
+    let mut workers = Workers::connect(&conntrack, 1, 1024);
+    let mut told = workers.originals_until_loaded(&conntrack);
+    println!("{:?} for a dump of {MANY}", begin.elapsed());
+    told.retain(|original| original.destination.port == 9001);
+    assert_eq!(told.len(), MANY as usize);
+
+    // One that does not listen for a while is told again.
+    conntrack.disconnect();
+    let mut workers = Workers::connect(&conntrack, 1, 1024);
+    eventually(PATIENCE, || (conntrack.counts().lost > 0).then_some(())).expect("its queue is full");
+    assert!(!conntrack.is_loaded());
+    let mut told = workers.originals_until_loaded(&conntrack);
+    told.retain(|original| original.destination.port == 9001);
+    assert_eq!(told.len(), MANY as usize);
+
+    // And what has ended meanwhile is told to have ended: nobody hears the events.
+    let before = conntrack.counts();
+    net.router.run("conntrack -F 2>/dev/null");
+    eventually(PATIENCE, || (conntrack.counts().lost > before.lost).then_some(())).expect("its queue is full");
+    let mut ended = std::collections::HashSet::new();
+    eventually(PATIENCE * 4, || {
+        for message in workers.drain() {
+            if let ToWorker::Ended { original, .. } = message {
+                ended.insert(original);
+            }
+        }
+        (ended.len() >= MANY as usize).then_some(())
+    })
+    .unwrap_or_else(|| panic!("{} have ended: {:?}", ended.len(), conntrack.counts()));
+    let counts = conntrack.counts();
+    println!("{counts:?}");
+    assert!(counts.resyncs > before.resyncs, "{counts:?}");
+}
+
+#[test]
+fn privileged_what_began_before_anybody_listened_is_looked_up() {
+    let net = TwoWays::new();
+    net.router.run("iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; sysctl -qw net.netfilter.nf_conntrack_events=0");
+    let (client, _server) = tcp(&net, 7000, TwoWays::SERVER);
+    let original = Tuple { source: end(client.local_addr().unwrap()), destination: end(client.peer_addr().unwrap()), protocol: TCP };
+    // It has no place for events, and gets none.
+    net.router.run("sysctl -qw net.netfilter.nf_conntrack_events=2");
+    let (conntrack, mut workers) = start(&net, 1, 1024);
+    assert!(workers.kernel(&original).expect("told by the dump").1);
+    assert!(conntrack.counts().unheard > 0);
+    net.router.run("conntrack -D -p tcp");
+    let ended = eventually(PATIENCE * 3, || workers.ended(&original).then_some(()));
+    assert!(ended.is_some(), "{:?}", conntrack.counts());
+    assert_eq!(conntrack.counts().resyncs, 0);
 }

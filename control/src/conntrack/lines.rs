@@ -68,10 +68,6 @@ impl Lines {
         }
     }
 
-    pub fn is_lost(&self, worker: usize) -> bool {
-        self.0.get(worker).is_some_and(|end| end.lost)
-    }
-
     pub fn any_lost(&self) -> bool {
         self.0.iter().any(|end| end.lost)
     }

@@ -2,14 +2,13 @@
 
 use shunt_dataplane::conn::exchange::ToWorker;
 use shunt_dataplane::conn::record::Record;
+use shunt_dataplane::conn::Place;
 use shunt_policy::connection::Tuple;
 
 use super::counts::Counts;
 use super::decode::{Gone, Told};
-use super::known::{Entry, Known};
+use super::known::{Entry, Key, Known};
 use super::lines::Lines;
-use shunt_dataplane::conn::Place;
-
 use super::place::{Local, owners};
 
 #[derive(Default)]
@@ -91,15 +90,11 @@ impl Table {
         let own = gone.port != 0 && gone.port == self.own;
         self.counts.own += u64::from(own);
         let run_out = gone.run_out && gone.port == 0 && entry.is_workers();
-        // It is told when all is told anew: it is not in that dump.
-        if !own && !run_out && self.is_lost(&gone.original, &gone.reply) {
-            return;
-        }
         if let Some(entry) = self.known.remove(&key)
             && !own
             && !run_out
         {
-            self.end(gone.original, &entry);
+            self.end_or_owe(key, entry);
         }
     }
 
@@ -113,14 +108,11 @@ impl Table {
     pub fn sweep(&mut self) {
         let (dump, now) = (self.dump, self.now);
         let gone: Vec<_> = self.known.extract_if(|_, entry| entry.seen != dump).collect();
-        for ((zone, original), entry) in gone {
+        for (key, entry) in gone {
             let run_out = entry.is_workers() && entry.expires <= now + 1;
-            let other = zone != 0 && self.known.contains_key(&(0, original));
             // Who was not told of it has to hear of its end only if that was lost.
-            let owed = !run_out && !other && (entry.told || self.healed.contains(&true));
-            if owed && !self.end(original, &entry) && !self.lines.is_empty() {
-                // The next dump has it no more than this one.
-                self.known.insert((zone, original), entry);
+            if !run_out && (entry.told || self.healed.contains(&true)) {
+                self.end_or_owe(key, entry);
             }
         }
         self.healed.clear();
@@ -149,6 +141,16 @@ impl Table {
         told
     }
 
+    /// What cannot be told stays known, and is told after the next dump: it is not in it.
+    fn end_or_owe(&mut self, key: Key, entry: Entry) {
+        // That of another zone is not to end with it.
+        let other = key.0 != 0 && self.known.contains_key(&(0, key.1));
+        if !other && !self.end(key.1, &entry) && !self.lines.is_empty() {
+            self.known.insert(key, entry);
+        }
+    }
+
+    /// Says whether it could be told.
     fn end(&mut self, original: Tuple, entry: &Entry) -> bool {
         let reply = entry.reply;
         let told = self.to_owners(&original, &reply, &ToWorker::Ended { original, reply });
@@ -169,11 +171,6 @@ impl Table {
             }
         }
         told
-    }
-
-    fn is_lost(&self, original: &Tuple, reply: &Tuple) -> bool {
-        let (first, second) = owners(self.place(), original, reply);
-        self.lines.is_lost(first) || second.is_some_and(|second| self.lines.is_lost(second))
     }
 
     /// An owner has missed something, and hears all of this dump.

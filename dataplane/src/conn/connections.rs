@@ -59,6 +59,53 @@ pub struct Counts {
     pub report_overflow: u64,
 }
 
+impl Counts {
+    /// The names of [`values`](Self::values), for status and metrics.
+    pub const WORDS: [&'static str; 11] = [
+        "created",
+        "expired",
+        "evicted",
+        "killed",
+        "imported",
+        "kernels",
+        "ended",
+        "full",
+        "contradictions",
+        "exhausted",
+        "report_overflow",
+    ];
+
+    pub fn values(&self) -> [u64; Self::WORDS.len()] {
+        let Counts {
+            created,
+            expired,
+            evicted,
+            killed,
+            imported,
+            kernels,
+            ended,
+            full,
+            contradictions,
+            exhausted,
+            exhausted_towards: _,
+            report_overflow,
+        } = *self;
+        [
+            created,
+            expired,
+            evicted,
+            killed,
+            imported,
+            kernels,
+            ended,
+            full,
+            contradictions,
+            exhausted,
+            report_overflow,
+        ]
+    }
+}
+
 /// Why an entry goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {

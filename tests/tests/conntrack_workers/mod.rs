@@ -1,5 +1,6 @@
 //! Workers that do nothing but remember what they are told.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -98,6 +99,25 @@ impl Workers {
             std::thread::sleep(Duration::from_millis(1));
         }
         all
+    }
+
+    /// Listens until all has been told, and says which of the kernel's connections were.
+    pub fn originals_until_loaded(&mut self, conntrack: &Conntrack) -> HashSet<Tuple> {
+        let end = Instant::now() + PATIENCE * 4;
+        let mut told = HashSet::new();
+        loop {
+            let loaded = conntrack.is_loaded();
+            for message in self.drain() {
+                if let ToWorker::Kernel { record, .. } = message {
+                    told.insert(record.original);
+                }
+            }
+            if loaded {
+                return told;
+            }
+            assert!(Instant::now() < end, "all is not told: {:?}", conntrack.counts());
+            std::thread::yield_now();
+        }
     }
 
     /// What is told of the kernel's connection, and whether it is whole.
