@@ -136,7 +136,7 @@ pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames, oracle: &mu
         Ok(_) => ("forward".to_owned(), String::new()),
         Err(stop) => (stop.to_string(), meaning(stop).to_owned()),
     };
-    let checked = verify::check(policy, &query, trace.end, oracle);
+    let checked = verify::check(policy, &query, None, trace.end, oracle);
     Ok(json!({
         "steps": trace.steps.iter().map(|step| said(step, names)).collect::<Vec<_>>(),
         "mark_in": packet.mark,

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shunt_dataplane::Sample;
 use shunt_policy::config::Config;
-use shunt_policy::{DropReason, Egress, Family, Generation, NextHop, Policy, PuntReason, Query, Routing, Stop};
+use shunt_policy::connection::Remembered;
+use shunt_policy::{DropReason, Egress, Family, Generation, NextHop, Policy, PuntReason, Query, Routing, Stop, Uncounted};
 
 use crate::explain::Packet;
 use crate::mirror::oracle::{Answer, Kind, Oracle, Route, Unasked, next_hop_in_words};
@@ -39,8 +40,14 @@ pub struct Checked {
 }
 
 /// Asks the kernel for a packet that `policy` decided on.
-pub fn check(policy: &Policy, query: &Query, outcome: Result<Egress, Stop>, oracle: &mut Oracle) -> Checked {
-    let Ok(routing) = policy.routing(query) else { return Checked { kernel: Err(Unasked::Ended), same: None } };
+pub fn check(
+    policy: &Policy,
+    query: &Query,
+    tracked: Option<Remembered>,
+    outcome: Result<Egress, Stop>,
+    oracle: &mut Oracle,
+) -> Checked {
+    let Ok(routing) = policy.routing(query, &mut { tracked }) else { return Checked { kernel: Err(Unasked::Ended), same: None } };
     // As PREROUTING left it.
     let query = &routing.query;
     let kernel = oracle.ask(query, query.mark);
@@ -157,6 +164,7 @@ struct Tally {
 /// A decision that is not the kernel's, so far.
 struct Doubt {
     query: Query,
+    tracked: Option<Remembered>,
     due: Instant,
     looks: u32,
     /// Looks in a row that saw the same.
@@ -205,25 +213,25 @@ impl Verifier {
     }
 
     fn compare(&mut self, sample: &Sample, policy: &Policy, now: Instant) {
-        let Sample { query, outcome, generation } = *sample;
+        let Sample { query, tracked, outcome, generation } = *sample;
         // The kernel knows no former policy: what was decided by one is decided again.
-        let outcome = if generation == policy.generation() { outcome } else { policy.decide(&query) };
-        match check(policy, &query, outcome, &mut self.oracle).same {
+        let outcome = if generation == policy.generation() { outcome } else { decide(policy, &query, tracked) };
+        match check(policy, &query, tracked, outcome, &mut self.oracle).same {
             Some(true) => self.tally.compared += 1,
             None => self.tally.not_comparable += 1,
             Some(false) if self.doubts.len() < DOUBTS => {
-                self.doubts.push_back(Doubt { query, due: now + PAUSE, looks: 0, steady: 0, seen: None });
+                self.doubts.push_back(Doubt { query, tracked, due: now + PAUSE, looks: 0, steady: 0, seen: None });
             }
             Some(false) => self.tally.unsettled += 1,
         }
     }
 
     fn look_again(&mut self, doubt: Doubt, policy: &Policy, in_step: &mut dyn FnMut() -> bool, now: Instant) {
-        let Doubt { query, looks, steady, seen, .. } = doubt;
+        let Doubt { query, tracked, looks, steady, seen, .. } = doubt;
         let looks = looks + 1;
         let before = in_step();
-        let outcome = policy.decide(&query);
-        let checked = check(policy, &query, outcome, &mut self.oracle);
+        let outcome = decide(policy, &query, tracked);
+        let checked = check(policy, &query, tracked, outcome, &mut self.oracle);
         let sees = (before && in_step()).then_some((outcome, checked.kernel.as_ref().ok().copied()));
         if checked.same == Some(false) {
             let steady = match sees {
@@ -233,24 +241,31 @@ impl Verifier {
             };
             if steady == LOOKS {
                 self.tally.compared += 1;
-                self.diverged(&query, outcome, &checked, policy);
+                self.diverged(&query, tracked, outcome, &checked, policy);
                 return;
             }
             if looks < LOOKS_AT_MOST {
-                self.doubts.push_back(Doubt { query, due: now + PAUSE, looks, steady, seen: sees });
+                self.doubts.push_back(Doubt { query, tracked, due: now + PAUSE, looks, steady, seen: sees });
                 return;
             }
         }
         self.tally.unsettled += 1;
     }
 
-    fn diverged(&mut self, query: &Query, outcome: Result<Egress, Stop>, checked: &Checked, policy: &Policy) {
+    fn diverged(
+        &mut self,
+        query: &Query,
+        tracked: Option<Remembered>,
+        outcome: Result<Egress, Stop>,
+        checked: &Checked,
+        policy: &Policy,
+    ) {
         self.tally.divergences += 1;
         let config = policy.config();
         let divergence = Divergence {
             number: self.tally.divergences,
             packet: Packet::of(query, config).to_string(),
-            ours: in_words(policy, query, outcome),
+            ours: in_words(policy, query, tracked, outcome),
             kernel: checked.kernel_in_words(config),
             generation: policy.generation(),
         };
@@ -291,8 +306,17 @@ fn next_hop(egress: Egress, routing: &Routing) -> NextHop {
     NextHop { oif: egress.oif(), via: routing.taken.and_then(|taken| taken.via) }
 }
 
-fn in_words(policy: &Policy, query: &Query, outcome: Result<Egress, Stop>) -> String {
-    match (outcome, policy.routing(query)) {
+fn decide(policy: &Policy, query: &Query, tracked: Option<Remembered>) -> Result<Egress, Stop> {
+    policy.decide_counting(query, &mut { tracked }, &mut Uncounted)
+}
+
+fn in_words(
+    policy: &Policy,
+    query: &Query,
+    tracked: Option<Remembered>,
+    outcome: Result<Egress, Stop>,
+) -> String {
+    match (outcome, policy.routing(query, &mut { tracked })) {
         (Ok(egress), Ok(routing)) => next_hop_in_words(&next_hop(egress, &routing), &policy.config().links),
         (Err(stop), _) | (Ok(_), Err(stop)) => stop.to_string(),
     }

@@ -3,12 +3,9 @@
 //! At most one packet of a burst, and none while nobody has taken the last ones: under load this costs a burst one look at a line
 //! that the control side writes ten times a second.
 
-use std::ops::Deref;
-
 use rtrb::{Consumer, Producer, RingBuffer};
-use shunt_policy::{Egress, Generation, Ifindex, Policy, Query, Stop};
-
-use crate::packet::Packet;
+use shunt_policy::connection::Remembered;
+use shunt_policy::{Egress, Generation, Query, Stop};
 
 /// Decisions of one worker that wait to be taken.
 const RING: usize = 64;
@@ -17,6 +14,8 @@ const RING: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sample {
     pub query: Query,
+    /// What was known of its connection, if connections are tracked.
+    pub tracked: Option<Remembered>,
     pub outcome: Result<Egress, Stop>,
     /// The policy that said so.
     pub generation: Generation,
@@ -39,23 +38,18 @@ pub fn channel() -> (Sampler, Samples) {
 }
 
 impl Sampler {
-    /// Keeps the decision on one frame of a burst, if there is room. It is decided a second time: that costs one packet in many,
-    /// where looking out for the chosen one would cost every packet.
+    /// Which frame of a burst is to be kept, if there is room for one.
     #[inline]
-    pub fn offer<F: Deref<Target = [u8]>>(&mut self, burst: &[F], iif: Ifindex, policy: &Policy) {
-        if !self.ring.is_full() {
-            self.keep(burst, iif, policy);
+    pub fn choose(&mut self, burst: usize) -> Option<usize> {
+        if self.ring.is_full() || burst == 0 {
+            return None;
         }
+        self.turn = self.turn.wrapping_add(1);
+        Some(self.turn % burst)
     }
 
     #[cold]
-    fn keep<F: Deref<Target = [u8]>>(&mut self, burst: &[F], iif: Ifindex, policy: &Policy) {
-        self.turn = self.turn.wrapping_add(1);
-        let Some(frame) = burst.get(self.turn % burst.len().max(1)) else { return };
-        // Of what cannot be read there is nothing to ask the kernel.
-        let Ok(packet) = Packet::parse(frame) else { return };
-        let query = packet.query(iif);
-        let sample = Sample { query, outcome: policy.decide(&query), generation: policy.generation() };
+    pub fn keep(&mut self, sample: Sample) {
         // There is room: only this worker fills the ring.
         let _ = self.ring.push(sample);
     }
@@ -70,42 +64,39 @@ impl Samples {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
-    use shunt_policy::config::Config;
-    use shunt_policy::{Mark, PuntReason, compile};
+    use shunt_policy::{Ifindex, Mac, Mark, PuntReason, Transport};
 
     use super::*;
 
-    /// An IPv4 packet without payload from 192.0.2.`host`, of a protocol that needs no header.
-    fn frame(host: u8) -> Vec<u8> {
-        let mut frame =
-            [&[2; 12][..], &[8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 192, 0, 2, host, 192, 0, 2, 1]].concat();
-        let sum: u32 = frame[14..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-        frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-        frame
-    }
-
     #[test]
     fn one_of_a_burst_and_none_without_room() {
-        let policy = compile(&Config::default(), Generation(7));
         let (mut sampler, mut samples) = channel();
-        let burst: Vec<_> = (10..13).map(frame).collect();
-        for _ in 0..RING + 5 {
-            sampler.offer(&burst, Ifindex(3), &policy);
+        let query = Query {
+            iif: Ifindex(3),
+            source: [192, 0, 2, 1].into(),
+            destination: [192, 0, 2, 2].into(),
+            protocol: 253,
+            transport: Transport::Other,
+            tos: 0,
+            flow_label: 0,
+            mark: Mark(0),
+            length: 20,
+            ttl: 64,
+            tcp_flags: 0,
+            mss: None,
+            source_mac: Mac([2; 6]),
+        };
+        let outcome = Err(Stop::Punt(PuntReason::UnknownIngress));
+        let mut chosen = [0; 3];
+        for _ in 0..RING {
+            chosen[sampler.choose(3).expect("room")] += 1;
+            sampler.keep(Sample { query, tracked: None, outcome, generation: Generation(7) });
         }
-        sampler.offer::<Vec<u8>>(&[], Ifindex(3), &policy);
+        assert_eq!(sampler.choose(3), None, "no room");
+        assert_eq!(chosen, [21, 22, 21], "each place in the burst has its turn");
         let taken: Vec<_> = samples.take(usize::MAX).collect();
         assert_eq!(taken.len(), RING);
-        let Sample { query, outcome, generation } = taken[0];
-        assert_eq!((query.iif, query.protocol, query.mark, query.length), (Ifindex(3), 253, Mark(0), 20));
-        assert_eq!((outcome, generation), (Err(Stop::Punt(PuntReason::UnknownIngress)), Generation(7)));
-        let of_host =
-            |host: u8| taken.iter().filter(|sample| sample.query.source == IpAddr::from([192, 0, 2, host])).count();
-        assert_eq!([10, 11, 12].map(of_host), [21, 22, 21], "each place in the burst has its turn");
-        assert_eq!(samples.take(usize::MAX).count(), 0);
-
-        sampler.offer(&[vec![0; 60]], Ifindex(3), &policy);
-        assert_eq!(samples.take(usize::MAX).count(), 0, "there is nothing to ask of a frame that is no packet");
+        assert_eq!((taken[0].query, taken[0].outcome, taken[0].generation), (query, outcome, Generation(7)));
+        assert_eq!(sampler.choose(0), None, "nothing came");
     }
 }

@@ -17,7 +17,7 @@ use crate::packet::{Ends, Packet};
 use crate::port::Port;
 use crate::punt::Punt;
 use crate::rule_counters::Hits;
-use crate::sample::Sampler;
+use crate::sample::{Sample, Sampler};
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
 use handover::{Exchange, Handed, Task};
@@ -53,6 +53,8 @@ pub struct Worker<P, K> {
     punt: K,
     counters: Arc<CachePadded<WorkerCounters>>,
     samples: Sampler,
+    /// The decision on the packet at hand is to be kept.
+    sampling: bool,
     tracked: Tracked,
     /// Received and not yet dealt with; kept for its memory.
     batch: Vec<Frame>,
@@ -89,6 +91,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             punt,
             counters,
             samples,
+            sampling: false,
             tracked,
             batch,
             hits: Hits::default(),
@@ -124,11 +127,13 @@ impl<P: Port, K: Punt> Worker<P, K> {
         let received = batch.len();
         if received > 0 {
             self.counters.received.add(received as u64);
-            self.samples.offer(&batch, iif, self.policy.current());
         }
-        for frame in batch.drain(..) {
+        let chosen = self.samples.choose(received);
+        for (number, frame) in batch.drain(..).enumerate() {
+            self.sampling = chosen == Some(number);
             self.dispatch(frame, port, iif);
         }
+        self.sampling = false;
         self.batch = batch;
         received
     }
@@ -143,7 +148,12 @@ impl<P: Port, K: Punt> Worker<P, K> {
             return self.dispatch_tracked(frame, packet, ingress, iif);
         }
         self.hits.clear();
-        match self.policy.current().decide_counting(&packet.query(iif), &mut Trackless, &mut self.hits) {
+        let query = packet.query(iif);
+        let outcome = self.policy.current().decide_counting(&query, &mut Trackless, &mut self.hits);
+        if self.sampling {
+            self.samples.keep(Sample { query, tracked: None, outcome, generation: self.policy.generation() });
+        }
+        match outcome {
             Ok(egress) => match self.way(egress.port()) {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
                 way => self.forward(frame, packet, &egress, &Ends::default(), way),
@@ -162,7 +172,14 @@ impl<P: Port, K: Punt> Worker<P, K> {
         let policy = self.policy.current();
         self.hits.clear();
         let mut tracker = self.tracked.connections.tracker(seen, local(&packet, policy), self.tracked.now);
-        match policy.decide_counting(&packet.query(iif), &mut tracker, &mut self.hits) {
+        let query = packet.query(iif);
+        let outcome = policy.decide_counting(&query, &mut tracker, &mut self.hits);
+        if self.sampling {
+            let ends = outcome.map_or((None, None), |egress| (egress.new_source(), egress.new_destination()));
+            let tracked = tracker.remembered(ends.0, ends.1);
+            self.samples.keep(Sample { query, tracked, outcome, generation: policy.generation() });
+        }
+        match outcome {
             Ok(egress) => {
                 let way = self.ways.get(usize::from(egress.port().0)).copied().unwrap_or(Way::None);
                 if way == Way::None {

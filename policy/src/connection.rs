@@ -165,6 +165,45 @@ impl Tracking for Trackless {
     fn keep_mark(&mut self, _: Mark) {}
 }
 
+/// What was found out about one packet, to decide about it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Remembered {
+    pub connection: Connection,
+    /// Original and reply.
+    pub tuples: Option<[Tuple; 2]>,
+    /// What the ends of the packet became.
+    pub source: Option<Endpoint>,
+    pub destination: Option<Endpoint>,
+}
+
+/// `None`: nobody tracks, as [`Trackless`].
+impl Tracking for Option<Remembered> {
+    fn track(&mut self) -> Result<Connection, Stop> {
+        self.map_or_else(|| Trackless.track(), |known| Ok(known.connection))
+    }
+
+    fn tuple(&self, direction: Direction) -> Option<Tuple> {
+        self.as_ref()?.tuples.map(|tuples| tuples[direction as usize])
+    }
+
+    fn status(&self) -> u16 {
+        self.map_or(0, |known| known.connection.status)
+    }
+
+    fn is_unbound(&self, _: Manip) -> bool {
+        false
+    }
+
+    fn translate(&mut self, manip: Manip, _: Option<Ifindex>, _: Option<&Range>) -> Result<Option<Endpoint>, Stop> {
+        Ok(self.and_then(|known| match manip {
+            Manip::Source => known.source,
+            Manip::Destination => known.destination,
+        }))
+    }
+
+    fn keep_mark(&mut self, _: Mark) {}
+}
+
 impl Tuple {
     /// The other direction (`nf_ct_invert_tuple`); `None` for an ICMP type that has no answer.
     pub fn inverse(&self) -> Option<Tuple> {

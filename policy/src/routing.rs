@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::compile::Policy;
 use crate::config::Hook;
-use crate::connection::Trackless;
+use crate::connection::Tracking;
 use crate::names::Ifindex;
 use crate::netfilter::{Facts, Uncounted};
 use crate::outcome::Stop;
@@ -38,10 +38,10 @@ impl Policy {
     /// # Errors
     ///
     /// What ended the packet in PREROUTING.
-    pub fn routing(&self, query: &Query) -> Result<Routing, Stop> {
+    pub fn routing(&self, query: &Query, tracking: &mut impl Tracking) -> Result<Routing, Stop> {
         let family = self.family(query.family());
         let mut facts = Facts::of(query, &self.links);
-        family.chains.pass(Hook::Prerouting, &mut facts, self, &mut Trackless, &mut Uncounted)?;
+        family.chains.pass(Hook::Prerouting, &mut facts, self, tracking, &mut Uncounted)?;
         let query = &facts.query;
         let ground = self.ground(query.family());
         let mut routing = Routing { query: *query, dissected: family.rules.dissects, legs: Vec::new(), taken: None };

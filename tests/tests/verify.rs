@@ -12,6 +12,7 @@ use shunt_control::ports;
 use shunt_control::translate::translate;
 use shunt_control::verify::{Verifier, check};
 use shunt_dataplane::Sample;
+use shunt_policy::connection::Trackless;
 use shunt_policy::{Generation, Ifindex, Mac, Mark, Policy, Query, Transport, compile};
 use shunt_tests::lab::{Stream, TwoWays, eventually};
 
@@ -102,10 +103,10 @@ fn legs_are_alike(hash: u32, dissected: bool) {
     let mut state = u64::from(hash);
     for number in 0..600 {
         let query = any_query(&policy, number % 2 == 1, &mut state);
-        let checked = check(&policy, &query, policy.decide(&query), &mut oracle);
+        let checked = check(&policy, &query, None, policy.decide(&query), &mut oracle);
         assert_eq!(checked.same, Some(true), "hash policy {hash}, dissected {dissected}: {query:?}: {checked:?}");
 
-        let routing = policy.routing(&query).expect("no chain is in the way");
+        let routing = policy.routing(&query, &mut Trackless).expect("no chain is in the way");
         assert_eq!((routing.legs.len(), routing.dissected), (2, dissected));
         let alike = query.source.is_ipv4()
             || match hash {
@@ -149,7 +150,7 @@ fn privileged_each_way_to_end_is_the_kernels_too() {
         let mut oracle = Oracle::open().expect("a socket");
         let mut told = |query: &Query| {
             let outcome = policy.decide(query);
-            let checked = check(&policy, query, outcome, &mut oracle);
+            let checked = check(&policy, query, None, outcome, &mut oracle);
             let same = checked.same.map_or("not comparable", |same| if same { "same" } else { "differs" });
             let ours = outcome.map_or_else(|stop| stop.to_string(), |_| "forward".to_owned());
             format!("{ours} / {} / {same}", checked.kernel_in_words(policy.config()))
@@ -198,7 +199,7 @@ fn privileged_each_way_to_end_is_the_kernels_too() {
     router.enter(|| {
         let policy = policy_of_the_kernel();
         let plain = query(&policy, "198.18.0.25");
-        let checked = check(&policy, &plain, policy.decide(&plain), &mut Oracle::open().expect("a socket"));
+        let checked = check(&policy, &plain, None, policy.decide(&plain), &mut Oracle::open().expect("a socket"));
         assert_eq!(checked.same, Some(true), "{checked:?}");
         assert_eq!(checked.kernel_in_words(policy.config()), "unreachable (EHOSTUNREACH)");
     });
@@ -212,7 +213,7 @@ fn privileged_a_route_that_only_the_kernel_has_is_reported() {
         let policy = policy_of_the_kernel();
         let sample = |to: &str| {
             let query = query(&policy, to);
-            Sample { query, outcome: policy.decide(&query), generation: policy.generation() }
+            Sample { query, tracked: None, outcome: policy.decide(&query), generation: policy.generation() }
         };
         let start = Instant::now();
         let mut verifier = Verifier::open().expect("a socket");

@@ -1,6 +1,8 @@
 //! One packet and its connection: `nf_conntrack_in` and the nat hooks, as a decision asks them.
 
-use shunt_policy::connection::{Connection, Direction, Endpoint, Manip, Range, State, Tracking, Tuple};
+use shunt_policy::connection::{
+    Connection, Direction, Endpoint, Manip, Range, Remembered, State, Tracking, Tuple,
+};
 use shunt_policy::{DropReason, Ifindex, Mark, PuntReason, Stop};
 
 use super::connections::{Connections, End};
@@ -31,6 +33,8 @@ pub struct Tracker<'a> {
     /// What becomes of a known entry, whether or not the packet is one of its.
     pub(super) update: Option<(u32, Update)>,
     pub(super) mark: Option<Mark>,
+    /// What rules were told.
+    found: Option<Connection>,
 }
 
 pub(super) enum Held {
@@ -67,7 +71,7 @@ const KERNELS: Stop = Stop::Punt(PuntReason::KernelConnection);
 
 impl<'a> Tracker<'a> {
     pub(super) fn new(connections: &'a mut Connections, seen: Seen, local: Local, now: u64) -> Self {
-        Tracker { connections, seen, local, now, held: Held::Unasked, update: None, mark: None }
+        Tracker { connections, seen, local, now, held: Held::Unasked, update: None, mark: None, found: None }
     }
 
     /// How the packet that an ICMP error quotes changes; `None` if it does not. To be asked when both ends were translated.
@@ -75,6 +79,27 @@ impl<'a> Tracker<'a> {
         match self.held {
             Held::Related(_, inner) => Some(inner).filter(|inner| *inner != Inner::default()),
             _ => None,
+        }
+    }
+
+    /// What it takes to decide about the packet again; `None` if it was not tracked. The ends are those with which it leaves.
+    pub fn remembered(&self, source: Option<Endpoint>, destination: Option<Endpoint>) -> Option<Remembered> {
+        let tuples = self.tuple(Direction::Original).zip(self.tuple(Direction::Reply));
+        let tuples = tuples.map(|(original, reply)| [original, reply]);
+        self.found.map(|connection| Remembered { connection, tuples, source, destination })
+    }
+
+    /// `nf_conntrack_in`
+    fn look(&mut self) -> Result<Connection, Stop> {
+        self.held = Held::Nothing;
+        match self.seen.kind {
+            Kind::Untracked => Ok(Connection::NONE),
+            Kind::Malformed => Ok(INVALID),
+            Kind::IcmpError { about } => self.relate(&about),
+            _ => match self.connections.find(&self.seen.tuple, self.now) {
+                Some(found) => self.meet(found),
+                None => self.begin(),
+            },
         }
     }
 
@@ -186,16 +211,9 @@ impl<'a> Tracker<'a> {
 
 impl Tracking for Tracker<'_> {
     fn track(&mut self) -> Result<Connection, Stop> {
-        self.held = Held::Nothing;
-        match self.seen.kind {
-            Kind::Untracked => Ok(Connection::NONE),
-            Kind::Malformed => Ok(INVALID),
-            Kind::IcmpError { about } => self.relate(&about),
-            _ => match self.connections.find(&self.seen.tuple, self.now) {
-                Some(found) => self.meet(found),
-                None => self.begin(),
-            },
-        }
+        let found = self.look();
+        self.found = found.ok();
+        found
     }
 
     fn tuple(&self, direction: Direction) -> Option<Tuple> {
