@@ -124,6 +124,9 @@ fn packet_path(criterion: &mut Criterion) {
 fn samples(criterion: &mut Criterion) {
     let burst = vec![mail(); BATCH];
     let policy = policy(1, 0);
+    let query = Packet::parse(&burst[0]).expect("a packet").query(LAN);
+    let (outcome, generation) = (policy.decide(&query), policy.generation());
+    let sample = sample::Sample { query, tracked: None, outcome, generation };
     let mut group = criterion.benchmark_group("samples");
     group
         .throughput(Throughput::Elements(BATCH as u64))
@@ -133,7 +136,9 @@ fn samples(criterion: &mut Criterion) {
         let (mut sampler, mut samples) = sample::channel();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                sampler.offer(black_box(&burst), LAN, &policy);
+                if sampler.choose(black_box(&burst).len()).is_some() {
+                    sampler.keep(sample);
+                }
                 samples.take(taken).count()
             });
         });
