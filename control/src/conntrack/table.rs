@@ -22,8 +22,6 @@ pub(super) struct Table {
     pub now: u32,
     /// Number of the dump that is being read, or was read last.
     dump: u32,
-    /// Workers that have to hear all of this dump, by number.
-    healed: Vec<bool>,
 }
 
 /// How something was told.
@@ -73,7 +71,7 @@ impl Table {
         let new = entry.take(&record, whole);
         entry.seen = self.dump;
         entry.expires = self.now.saturating_add(record.timeout);
-        if new || !entry.told || by == By::Event || self.was_lost(&record) {
+        if new || !entry.told || by == By::Event {
             entry.told = self.tell(&record, whole);
         }
         self.known.insert(key, entry);
@@ -100,7 +98,7 @@ impl Table {
     /// A dump begins: all that is known has to be in it.
     pub fn begin(&mut self) {
         self.dump = self.dump.wrapping_add(1);
-        self.healed = self.lines.heal();
+        self.lines.heal();
     }
 
     /// A dump is over: what was not in it has ended.
@@ -109,12 +107,11 @@ impl Table {
         let gone: Vec<_> = self.known.extract_if(|_, entry| entry.seen != dump).collect();
         for (key, entry) in gone {
             let run_out = entry.is_workers() && entry.expires <= now + 1;
-            // Who was not told of it has to hear of its end only if that was lost.
-            if !run_out && (entry.told || self.healed.contains(&true)) {
+            // Who was not told of it as it was last may still know it as it was before.
+            if !run_out {
                 self.end_or_owe(key, entry);
             }
         }
-        self.healed.clear();
         self.counts.dumps += 1;
         self.count();
     }
@@ -170,12 +167,5 @@ impl Table {
             }
         }
         told
-    }
-
-    /// An owner has missed something, and hears all of this dump.
-    fn was_lost(&self, record: &Record) -> bool {
-        let (first, second) = self.place().owners(&record.original, &record.reply);
-        let healed = |worker: usize| self.healed.get(worker).copied().unwrap_or(false);
-        healed(first) || second.is_some_and(healed)
     }
 }
