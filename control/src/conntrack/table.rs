@@ -132,7 +132,7 @@ impl Table {
 
     fn tell(&mut self, record: &Record, whole: bool) -> bool {
         let message = |record| ToWorker::Kernel { record, whole };
-        let told = self.to_owners(&record.original, &record.reply, &message(*record));
+        let told = self.tell_owners(&record.original, &record.reply, &message(*record));
         self.counts.imported += u64::from(told);
         told
     }
@@ -149,12 +149,12 @@ impl Table {
     /// Says whether it could be told.
     fn end(&mut self, original: Tuple, entry: &Entry) -> bool {
         let reply = entry.reply;
-        let told = self.to_owners(&original, &reply, &ToWorker::Ended { original, reply });
+        let told = self.tell_owners(&original, &reply, &ToWorker::Ended { original, reply });
         self.counts.ended += u64::from(told);
         told
     }
 
-    fn to_owners(&mut self, original: &Tuple, reply: &Tuple, message: &ToWorker) -> bool {
+    fn tell_owners(&mut self, original: &Tuple, reply: &Tuple, message: &ToWorker) -> bool {
         if self.lines.is_empty() {
             return false;
         }
