@@ -82,12 +82,15 @@ fn privileged_what_the_kernel_translates_is_told() {
     // What begins now, from the first packet on.
     let (mut after, mut server) = tcp(&net, 7001, TwoWays::SERVER);
     let original = tuple(TCP, &after.local_addr().unwrap().to_string(), "198.18.0.25:7001");
-    let story = workers.until(|message| match message {
-        ToWorker::Kernel { record, whole } if record.original == original => {
-            Some((record.tcp.unwrap().state, *whole, record.mark))
-        }
-        _ => None,
-    }, |told| told.1);
+    let story = workers.until(
+        |message| match message {
+            ToWorker::Kernel { record, whole } if record.original == original => {
+                Some((record.tcp.unwrap().state, *whole, record.mark))
+            }
+            _ => None,
+        },
+        |told| told.1,
+    );
     assert_eq!(story[0], (TcpState::SynSent, false, Mark(7)), "{story:?}");
     assert_eq!(story.last(), Some(&(TcpState::Established, true, Mark(7))), "{story:?}");
     // Updates that leave the TCP state away are completed.
@@ -184,9 +187,12 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
         (!shown.is_empty()).then_some(shown)
     });
     let shown = shown.expect("conntrack -L shows it");
-    for part in ["src=192.0.2.10 dst=203.0.113.77 sport=5555 dport=53", "UNREPLIED", "mark=5",
-        "src=198.18.0.25 dst=198.51.100.1 sport=9001 dport=6666"]
-    {
+    for part in [
+        "src=192.0.2.10 dst=203.0.113.77 sport=5555 dport=53",
+        "UNREPLIED",
+        "mark=5",
+        "src=198.18.0.25 dst=198.51.100.1 sport=9001 dport=6666",
+    ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     client.send_to(b"question", "203.0.113.77:53").unwrap();
@@ -204,14 +210,13 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
 
     // Brought up to date, though the kernel has seen more than we say.
     workers.say(FromWorker::Lives(Record { mark: Mark(6), timeout: 900, ..record }));
-    eventually(PATIENCE, || net.router.run("conntrack -L -p udp --dport 53 2>/dev/null").contains("mark=6").then_some(()))
-        .expect("the new mark");
+    eventually(PATIENCE, || {
+        net.router.run("conntrack -L -p udp --dport 53 2>/dev/null").contains("mark=6").then_some(())
+    })
+    .expect("the new mark");
 
     // Another with packets that the kernel has another connection for.
-    workers.say(FromWorker::Lives(Record {
-        original: tuple(UDP, "192.0.2.10:5556", "203.0.113.77:53"),
-        ..record
-    }));
+    workers.say(FromWorker::Lives(Record { original: tuple(UDP, "192.0.2.10:5556", "203.0.113.77:53"), ..record }));
     eventually(PATIENCE, || (conntrack.counts().export_failed.get(&17) == Some(&1)).then_some(())).expect("EEXIST");
 
     // And its end; which is nothing to tell.
@@ -226,7 +231,11 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
     // TCP, in its middle: the kernel forgets it, and gets it back from us.
     let (mut client, mut server) = tcp(&net, 7000, TwoWays::SERVER);
     exchange(&mut client, &mut server);
-    let original = Tuple { source: end(client.local_addr().unwrap()), destination: end(client.peer_addr().unwrap()), protocol: TCP };
+    let original = Tuple {
+        source: end(client.local_addr().unwrap()),
+        destination: end(client.peer_addr().unwrap()),
+        protocol: TCP,
+    };
     let kernels = workers.wait(|message| match message {
         ToWorker::Kernel { record, whole: true } if record.original == original => Some(*record),
         _ => None,
@@ -238,8 +247,10 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
     let tcp_record = kernels.tcp.unwrap();
     assert_eq!(tcp_record.flags.map(|flags| flags & 0x08), [0, 0], "it was not liberal");
     workers.say(FromWorker::Lives(Record { timeout: 1000, ..kernels }));
-    eventually(PATIENCE, || net.router.run("conntrack -L -p tcp --dport 7000 2>/dev/null").contains("ASSURED").then_some(()))
-        .expect("it is back");
+    eventually(PATIENCE, || {
+        net.router.run("conntrack -L -p tcp --dport 7000 2>/dev/null").contains("ASSURED").then_some(())
+    })
+    .expect("it is back");
     for _ in 0..3 {
         exchange(&mut client, &mut server);
         exchange(&mut server, &mut client);
@@ -295,12 +306,15 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
 #[test]
 fn privileged_without_events_connections_are_looked_up() {
     let net = TwoWays::new();
-    net.router.run(
-        "iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; sysctl -qw net.netfilter.nf_conntrack_events=0",
-    );
+    net.router
+        .run("iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; sysctl -qw net.netfilter.nf_conntrack_events=0");
     let (conntrack, mut workers) = start(&net, 2, 4096);
     let (client, _server) = tcp(&net, 7000, TwoWays::SERVER);
-    let original = Tuple { source: end(client.local_addr().unwrap()), destination: end(client.peer_addr().unwrap()), protocol: TCP };
+    let original = Tuple {
+        source: end(client.local_addr().unwrap()),
+        destination: end(client.peer_addr().unwrap()),
+        protocol: TCP,
+    };
     let told = workers.kernel(&original).expect("found");
     assert!(told.1, "{told:?}");
     net.router.run("conntrack -D -p tcp");
@@ -327,7 +341,7 @@ fn numbered(number: u32) -> Record {
 
 #[test]
 fn privileged_all_is_found_again_when_a_queue_was_full() {
-    const MANY: u32 = 100_000;
+    const MANY: u32 = 50_000;
     let net = TwoWays::new();
     net.router.run("iptables -t nat -A POSTROUTING -p 99 -j MASQUERADE");
     let (conntrack, mut workers) = start(&net, 1, 1024);
@@ -380,9 +394,14 @@ fn privileged_all_is_found_again_when_a_queue_was_full() {
 #[test]
 fn privileged_what_began_before_anybody_listened_is_looked_up() {
     let net = TwoWays::new();
-    net.router.run("iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; sysctl -qw net.netfilter.nf_conntrack_events=0");
+    net.router
+        .run("iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; sysctl -qw net.netfilter.nf_conntrack_events=0");
     let (client, _server) = tcp(&net, 7000, TwoWays::SERVER);
-    let original = Tuple { source: end(client.local_addr().unwrap()), destination: end(client.peer_addr().unwrap()), protocol: TCP };
+    let original = Tuple {
+        source: end(client.local_addr().unwrap()),
+        destination: end(client.peer_addr().unwrap()),
+        protocol: TCP,
+    };
     // It has no place for events, and gets none.
     net.router.run("sysctl -qw net.netfilter.nf_conntrack_events=2");
     let (conntrack, mut workers) = start(&net, 1, 1024);

@@ -17,8 +17,7 @@ const IPS_OFFLOAD: u32 = 1 << 14;
 const IPS_HW_OFFLOAD: u32 = 1 << 15;
 /// A worker cannot go on with these: the kernel looks into the packets, numbers them anew, forwards them by a flow table, or lets the
 /// connection end at a time that packets do not put off.
-const KERNELS: u32 =
-    IPS_EXPECTED | IPS_SEQ_ADJUST | IPS_FIXED_TIMEOUT | IPS_HELPER | IPS_OFFLOAD | IPS_HW_OFFLOAD;
+const KERNELS: u32 = IPS_EXPECTED | IPS_SEQ_ADJUST | IPS_FIXED_TIMEOUT | IPS_HELPER | IPS_OFFLOAD | IPS_HW_OFFLOAD;
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]

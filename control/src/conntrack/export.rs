@@ -39,7 +39,9 @@ enum Asked {
     Create(Record),
     /// With the bits of the status that the kernel has already; without the status the second time.
     Update(Record, Option<u32>),
-    Delete { original: Tuple },
+    Delete {
+        original: Tuple,
+    },
 }
 
 impl Export {
@@ -82,9 +84,7 @@ impl Export {
         let asked = match message {
             FromWorker::Lives(record) => match entry {
                 None => Asked::Create(record),
-                Some(entry) if entry.reply == record.reply => {
-                    Asked::Update(record, Some(record.status | entry.status))
-                }
+                Some(entry) if entry.reply == record.reply => Asked::Update(record, Some(record.status | entry.status)),
                 Some(_) => return self.refused(table, libc::EEXIST),
             },
             // Another one has come in its place.
@@ -191,7 +191,10 @@ impl Export {
         *table.counts.export_failed.entry(code).or_default() += 1;
         if self.said.insert(code) {
             let error = io::Error::from_raw_os_error(code);
-            eprintln!("the kernel does not take a connection of ours (said once, see `shunt status`): {}", words(&error));
+            eprintln!(
+                "the kernel does not take a connection of ours (said once, see `shunt status`): {}",
+                words(&error)
+            );
         }
     }
 }
@@ -202,7 +205,9 @@ pub(super) fn words(error: &io::Error) -> String {
         Some(libc::EEXIST) => "another of its connections has these addresses and ports",
         Some(libc::ENOMEM) => "its table is full, net.netfilter.nf_conntrack_max is the limit",
         Some(libc::ENOSPC) => "a row of its table is full, net.netfilter.nf_conntrack_buckets is too small",
-        Some(libc::EBUSY) => "it keeps the connection as it is: a flow table forwards it, or its status cannot be taken back",
+        Some(libc::EBUSY) => {
+            "it keeps the connection as it is: a flow table forwards it, or its status cannot be taken back"
+        }
         Some(libc::EPERM) => "CAP_NET_ADMIN is needed, and a connection must not have a fixed time-out",
         Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
             "it has no support for this: load the modules nf_conntrack_netlink and nf_nat"

@@ -32,7 +32,7 @@ struct End {
     line: Line,
     /// It has been told something since the bell was last rung.
     silent: bool,
-    /// Something could not be told: nothing more is until all is told anew.
+    /// Something could not be told: nothing more is until what is missing is told again.
     lost: bool,
 }
 
@@ -72,9 +72,9 @@ impl Lines {
         self.0.iter().any(|end| end.lost)
     }
 
-    /// All is about to be told anew: which ones had lost something.
-    pub fn heal(&mut self) -> Vec<bool> {
-        self.0.iter_mut().map(|end| std::mem::take(&mut end.lost)).collect()
+    /// What could not be told is about to be told again.
+    pub fn heal(&mut self) {
+        self.0.iter_mut().for_each(|end| end.lost = false);
     }
 
     /// The next thing that a worker has said.

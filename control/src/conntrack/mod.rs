@@ -82,14 +82,7 @@ impl Conntrack {
         rung.set_nonblocking(true)?;
         let (commands, obeyed) = mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let thread = Thread {
-            ear,
-            export,
-            commands: obeyed,
-            bell: rung,
-            shared: shared.clone(),
-            state: State::new(),
-        };
+        let thread = Thread { ear, export, commands: obeyed, bell: rung, shared: shared.clone(), state: State::new() };
         let thread = std::thread::Builder::new().name("conntrack".to_owned()).spawn(|| thread.run())?;
         Ok(Conntrack { commands, bell, shared, thread: Some(thread) })
     }

@@ -100,9 +100,8 @@ use shunt_dataplane::conn::record::TcpRecord;
         assert_eq!(place.owner(&record.original), place.owner(&record.reply));
         let ping = tuple(1, ("192.0.2.10", 77), ("198.51.100.25", 0x0800));
         assert_eq!(place.owner(&ping), place.owner(&ping.inverse().unwrap()));
-        let owners: HashSet<_> = (40000..41000).map(|port| {
-            place.owner(&tuple(17, ("192.0.2.10", port), ("198.51.100.25", 53)))
-        }).collect();
+        let owners: HashSet<_> =
+            (40000..41000).map(|port| place.owner(&tuple(17, ("192.0.2.10", port), ("198.51.100.25", 53)))).collect();
         assert_eq!(owners.len(), 8);
     }
 

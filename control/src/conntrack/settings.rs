@@ -30,9 +30,7 @@ pub(super) fn events() -> Events {
 }
 
 fn from(read: &dyn Fn(&str) -> Option<String>) -> Settings {
-    let number = |name: &str, default: u32| {
-        read(name).and_then(|text| text.trim().parse().ok()).unwrap_or(default)
-    };
+    let number = |name: &str, default: u32| read(name).and_then(|text| text.trim().parse().ok()).unwrap_or(default);
     let flag = |name: &str, default: bool| number(name, default.into()) != 0;
     let default = Settings::default();
     let tcp = default.tcp;
@@ -87,7 +85,10 @@ mod tests {
         assert_eq!(names.len(), 23);
         for name in names {
             let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
-            assert!(std::path::Path::new(&path).exists() || !std::path::Path::new("/proc/sys/net/netfilter").exists(), "{path}");
+            assert!(
+                std::path::Path::new(&path).exists() || !std::path::Path::new("/proc/sys/net/netfilter").exists(),
+                "{path}"
+            );
         }
     }
 }

@@ -23,8 +23,6 @@ pub(super) struct Table {
     pub now: u32,
     /// Number of the dump that is being read, or was read last.
     dump: u32,
-    /// Workers that have to hear all of this dump, by number.
-    healed: Vec<bool>,
 }
 
 /// How something was told.
@@ -74,7 +72,7 @@ impl Table {
         let new = entry.take(&record, whole);
         entry.seen = self.dump;
         entry.expires = self.now.saturating_add(record.timeout);
-        if new || !entry.told || by == By::Event || self.was_lost(&record) {
+        if new || !entry.told || by == By::Event {
             entry.told = self.tell(&record, whole);
         }
         self.known.insert(key, entry);
@@ -101,7 +99,7 @@ impl Table {
     /// A dump begins: all that is known has to be in it.
     pub fn begin(&mut self) {
         self.dump = self.dump.wrapping_add(1);
-        self.healed = self.lines.heal();
+        self.lines.heal();
     }
 
     /// A dump is over: what was not in it has ended.
@@ -110,12 +108,11 @@ impl Table {
         let gone: Vec<_> = self.known.extract_if(|_, entry| entry.seen != dump).collect();
         for (key, entry) in gone {
             let run_out = entry.is_workers() && entry.expires <= now + 1;
-            // Who was not told of it has to hear of its end only if that was lost.
-            if !run_out && (entry.told || self.healed.contains(&true)) {
+            // Who was not told of it as it was last may still know it as it was before.
+            if !run_out {
                 self.end_or_owe(key, entry);
             }
         }
-        self.healed.clear();
         self.counts.dumps += 1;
         self.count();
     }
@@ -136,7 +133,7 @@ impl Table {
 
     fn tell(&mut self, record: &Record, whole: bool) -> bool {
         let message = |record| ToWorker::Kernel { record, whole };
-        let told = self.to_owners(&record.original, &record.reply, &message(*record));
+        let told = self.tell_owners(&record.original, &record.reply, &message(*record));
         self.counts.imported += u64::from(told);
         told
     }
@@ -153,12 +150,12 @@ impl Table {
     /// Says whether it could be told.
     fn end(&mut self, original: Tuple, entry: &Entry) -> bool {
         let reply = entry.reply;
-        let told = self.to_owners(&original, &reply, &ToWorker::Ended { original, reply });
+        let told = self.tell_owners(&original, &reply, &ToWorker::Ended { original, reply });
         self.counts.ended += u64::from(told);
         told
     }
 
-    fn to_owners(&mut self, original: &Tuple, reply: &Tuple, message: &ToWorker) -> bool {
+    fn tell_owners(&mut self, original: &Tuple, reply: &Tuple, message: &ToWorker) -> bool {
         if self.lines.is_empty() {
             return false;
         }
@@ -171,12 +168,5 @@ impl Table {
             }
         }
         told
-    }
-
-    /// An owner has missed something, and hears all of this dump.
-    fn was_lost(&self, record: &Record) -> bool {
-        let (first, second) = owners(self.place(), &record.original, &record.reply);
-        let healed = |worker: usize| self.healed.get(worker).copied().unwrap_or(false);
-        healed(first) || second.is_some_and(healed)
     }
 }

@@ -36,7 +36,7 @@ const UNHEARD: Duration = Duration::from_secs(10);
 const AUDIT: Duration = Duration::from_secs(60);
 /// After something was lost, or a dump has failed.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Reading all takes no more than one part in this many of the time.
+/// Reading all takes no more than one part in this many of the time; where something is missing, half of it.
 const SHARE: u32 = 20;
 
 pub(super) struct Thread {
@@ -238,8 +238,9 @@ impl Thread {
         if state.stale && state.said.is_none() {
             return true;
         }
+        let missing = state.stale || state.resync || state.table.lines.any_lost();
         let pause = match state.events {
-            _ if state.stale || state.resync || state.table.lines.any_lost() => AGAIN,
+            _ if missing => return since >= AGAIN.max(state.took),
             Events::Off => WITHOUT_EVENTS,
             _ if state.table.counts.unheard > 0 => UNHEARD,
             _ => AUDIT,
