@@ -98,7 +98,7 @@ const BARRIERS: [Barrier; 15] = [
         set: "nft 'table ip own { chain f { type nat hook postrouting priority 100; policy drop; oifname none masquerade; }; }'",
         unset: "nft delete table ip own",
         named: "table ip own chain f policy drop",
-        punted: Some("nat"),
+        punted: None,
     },
     Barrier {
         set: "ip xfrm policy add dst 198.18.0.0/15 dir fwd action block",

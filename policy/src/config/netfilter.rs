@@ -21,7 +21,8 @@ pub struct BaseChain {
     /// The kernel runs the chains of a hook from the lowest to the highest.
     pub priority: i32,
     /// The kernel may run this one before or after those of the same priority that stand before it in the list: which one it is
-    /// cannot be seen. Chains of which this is not said run in the order of the list.
+    /// cannot be seen. Chains of which this is not said run in the order of the list. The first of type nat may stand so to those that
+    /// have nat's own priority (-100 on prerouting, 100 on postrouting).
     pub unordered: bool,
     /// For messages: `iptables-nft mangle PREROUTING`, `table inet fw chain forward`.
     pub name: String,

@@ -10,8 +10,7 @@ mod xt;
 use std::collections::HashSet;
 
 use shunt_policy::config::{
-    Action, BaseChain, ChainPolicy, ChainRule, Conntrack, Hook, Match, Nat, NatTo, Origin, Set, Source, Step, Test,
-    Verdict,
+    Action, BaseChain, ChainPolicy, ChainRule, Conntrack, Hook, Match, NatTo, Origin, Set, Source, Step, Test, Verdict,
 };
 use shunt_policy::{Family, PuntReason};
 
@@ -144,18 +143,23 @@ fn left_to_kernel(rule: &ChainRule, hook: Hook) -> Option<(PuntReason, String)> 
         }
         Step::Match(Match { test: Test::In { set, .. }, .. }) => uncertain(set).map(|what| (opaque, what)),
         Step::Do(Action::MarkOf { map, .. }) => uncertain(map).map(|what| (opaque, what)),
-        Step::VerdictOf { map, .. } => uncertain(map).map(|what| (opaque, what)),
+        Step::VerdictOf { map, .. } => match uncertain(map) {
+            Some(what) => Some((opaque, what)),
+            None => map.elements.iter().any(|element| redirects(&element.data)).then(redirected),
+        },
         Step::Verdict(Verdict::Opaque(what)) => Some((opaque, what.clone())),
-        Step::Verdict(Verdict::Nat(nat)) if redirects(nat) => {
-            Some((PuntReason::Local, "what it redirects ends at this machine".to_owned()))
-        }
+        Step::Verdict(verdict) if redirects(verdict) => Some(redirected()),
         Step::Verdict(Verdict::Reject) => Some((PuntReason::Reject, "the kernel answers what is rejected".to_owned())),
         _ => None,
     })
 }
 
-fn redirects(nat: &Nat) -> bool {
-    nat.to == NatTo::Redirect
+fn redirects(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Nat(nat) if nat.to == NatTo::Redirect)
+}
+
+fn redirected() -> (PuntReason, String) {
+    (PuntReason::Local, "what it redirects ends at this machine".to_owned())
 }
 
 fn uncertain<T>(set: &Set<T>) -> Option<String> {
