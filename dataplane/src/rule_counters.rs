@@ -4,7 +4,7 @@ use std::array;
 use std::sync::OnceLock;
 
 use shunt_policy::config::CounterSlot;
-use shunt_policy::{Ifindex, Policy, Tally};
+use shunt_policy::{Ifindex, Policy, Tally, Trackless};
 
 use crate::counters::Counter;
 use crate::packet::Packet;
@@ -72,7 +72,8 @@ impl RuleCounters {
     pub(crate) fn settle(&self, hits: &Hits, packet: &Packet, iif: Ifindex, policy: &Policy) {
         let bytes = packet.length as u32;
         if hits.more {
-            let _ = policy.decide_counting(&packet.query(iif), &mut Direct { counters: self, bytes });
+            let mut direct = Direct { counters: self, bytes };
+            let _ = policy.decide_counting(&packet.query(iif), &mut Trackless, &mut direct);
         } else {
             hits.slots[..hits.length].iter().for_each(|slot| self.add(*slot, bytes));
         }

@@ -8,7 +8,7 @@ pub mod thread;
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
-use shunt_policy::{DropReason, Ifindex, PortId, PuntReason, Stop};
+use shunt_policy::{DropReason, Ifindex, PortId, PuntReason, Stop, Trackless};
 
 use crate::counters::WorkerCounters;
 use crate::packet::Packet;
@@ -132,7 +132,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             Err(stop) => return self.stop(frame, ingress, stop),
         };
         self.hits.clear();
-        match self.policy.current().decide_counting(&packet.query(iif), &mut self.hits) {
+        match self.policy.current().decide_counting(&packet.query(iif), &mut Trackless, &mut self.hits) {
             Ok(egress) => match self.way(egress.port()) {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
                 way => {

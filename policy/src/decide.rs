@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::compile::{FamilyPolicy, LOOPBACK, LinkFacts, Policy};
 use crate::config::{Hook, RpFilter};
+use crate::connection::{Tracking, Trackless};
 use crate::fib;
 use crate::names::{Family, Ifindex, Mark};
 use crate::netfilter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
@@ -18,16 +19,21 @@ impl Policy {
     ///
     /// Why it does not go by our hands.
     pub fn decide(&self, query: &Query) -> Result<Egress, Stop> {
-        self.decide_counting(query, &mut Uncounted)
+        self.decide_counting(query, &mut Trackless, &mut Uncounted)
     }
 
-    /// The same, and tells of each netfilter rule that counts the packet. Of a packet that is punted the kernel counts, so what was
-    /// told of one is to be forgotten.
+    /// The same for a packet whose connection is known to `tracking`; and tells of each netfilter rule that counts the packet. Of a
+    /// packet that is punted the kernel counts, so what was told of one is to be forgotten.
     ///
     /// # Errors
     ///
     /// As of [`decide`](Self::decide).
-    pub fn decide_counting(&self, query: &Query, tally: &mut impl Tally) -> Result<Egress, Stop> {
+    pub fn decide_counting(
+        &self,
+        query: &Query,
+        _tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Egress, Stop> {
         let Some(ingress) = self.links.facts.get(&query.iif) else {
             return Err(Stop::Punt(PuntReason::UnknownIngress));
         };

@@ -26,6 +26,7 @@ mod slots;
 pub mod tables;
 
 pub use compile::{Policy, compile, recompile};
+pub use connection::{Tracking, Trackless};
 pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
 pub use neighbour::NeighbourSlot;
 pub use netfilter::{Tally, Uncounted};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use shunt_policy::config::{CounterSlot, Field, Test};
-use shunt_policy::{Generation, Tally, compile, reference};
+use shunt_policy::{Generation, Tally, Trackless, compile, reference};
 
 /// How many rules a packet is held against.
 #[derive(Default)]
@@ -36,7 +36,7 @@ fn held(rules: u32) -> (f64, u32) {
     let (mut sum, mut most, mut matched) = (0, 0, 0);
     for packet in &packets {
         let mut held = Held::default();
-        policy.decide_counting(packet, &mut held).expect("forwarded");
+        policy.decide_counting(packet, &mut Trackless, &mut held).expect("forwarded");
         (sum, most, matched) = (sum + held.rules, most.max(held.rules), matched + held.matched);
     }
     let (average, matched) = (f64::from(sum) / f64::from(PACKETS), f64::from(matched) / f64::from(PACKETS));
@@ -79,7 +79,7 @@ fn rules_that_all_match_are_each_looked_at_once() {
         let rules = (0..10_000).map(|number| mixed::marks(number + 1, [test(number)])).collect();
         let policy = compile(&mixed::router(rules), Generation(1));
         let mut held = Held::default();
-        policy.decide_counting(&packet, &mut held).expect("forwarded");
+        policy.decide_counting(&packet, &mut Trackless, &mut held).expect("forwarded");
         assert_eq!((held.rules, held.matched), (10_000, 10_000));
     }
 }

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 
 use proptest::test_runner::{Config as Settings, TestRunner};
 use shunt_policy::config::{CounterSlot, Hops, Route, RouteKind};
-use shunt_policy::{Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, compile, recompile, reference};
+use shunt_policy::{
+    Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, Trackless, compile, recompile, reference,
+};
 
 /// Configurations; each is asked [`QUERIES`] times.
 const CONFIGURATIONS: u32 = 20_000;
@@ -26,7 +28,7 @@ fn compiled_equals_reference_on_a_million_pairs() {
         for query in &queries {
             let trace = reference::trace(&config, query);
             let mut counted = Counted::default();
-            let answer = policy.decide_counting(query, &mut counted);
+            let answer = policy.decide_counting(query, &mut Trackless, &mut counted);
             proptest::prop_assert_eq!(answer, trace.end, "query {:?}\nsteps {:#?}", query, trace.steps);
             if !matches!(answer, Err(Stop::Punt(_))) {
                 proptest::prop_assert_eq!(&counted.0, &trace.counted, "query {:?}\nsteps {:#?}", query, trace.steps);
