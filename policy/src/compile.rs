@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Config, Hook, Link, RpFilter, Transmit};
+use crate::config::{Config, Conntrack, Hook, Link, RpFilter, Transmit};
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
-use crate::netfilter::{Chains, CompiledGuard, Compiler};
+use crate::netfilter::{Chains, CompiledGuard, Compiler, Masquerade, conntrack_of};
 use crate::outcome::PuntReason;
 use crate::routes::{CompiledSets, Neighbours};
 use crate::rules::Rules;
@@ -44,6 +44,9 @@ pub(crate) struct FamilyPolicy {
     pub(crate) rules: Arc<Rules>,
     pub(crate) sets: CompiledSets,
     pub(crate) after: Arc<Vec<CompiledGuard>>,
+    pub(crate) conntrack: Conntrack,
+    /// Rules or guards look at the tuples of connections.
+    pub(crate) asks_tuples: bool,
 }
 
 /// What a packet meets of its interfaces.
@@ -51,6 +54,7 @@ pub(crate) struct FamilyPolicy {
 pub(crate) struct Links {
     pub(crate) facts: HashMap<Ifindex, LinkFacts, foldhash::fast::RandomState>,
     pub(crate) groups: HashMap<Ifindex, u32, foldhash::fast::RandomState>,
+    pub(crate) masquerade: Masquerade,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -179,14 +183,20 @@ impl FamilyPolicy {
         let tables = config.tables.family(family);
         let same_ways = same.links && same.neighbours && same.nexthops && same.spreading;
         let sets_before = before.map(|policy| &policy.sets).filter(|_| same_ways);
+        let conntrack = conntrack_of(family, &config.chains, config.conntrack);
+        let same_conntrack = before.is_some_and(|policy| policy.conntrack == conntrack);
+        let chains = reuse(
+            same.chains && same.links && same_conntrack,
+            before,
+            |policy| &policy.chains,
+            || Chains::compile(family, &config.chains, conntrack, &config.links),
+        );
+        let after = reuse(same_guards, before, |policy| &policy.after, || guards(Hook::Forward));
         FamilyPolicy {
             before: reuse(same_guards, before, |policy| &policy.before, || guards(Hook::Prerouting)),
-            chains: reuse(
-                same.chains && same.links,
-                before,
-                |policy| &policy.chains,
-                || Chains::compile(family, &config.chains, &config.links),
-            ),
+            conntrack,
+            asks_tuples: chains.asks_tuples() || after.iter().any(CompiledGuard::asks_tuples),
+            chains,
             rules: reuse(
                 same.rules && same.links && same.tables[family as usize],
                 before,
@@ -194,7 +204,7 @@ impl FamilyPolicy {
                 || Rules::compile(family, &config.rules, &tables.numbers, &config.links),
             ),
             sets: CompiledSets::compile(family, config, neighbours, sets_before),
-            after: reuse(same_guards, before, |policy| &policy.after, || guards(Hook::Forward)),
+            after,
         }
     }
 }
@@ -204,6 +214,7 @@ impl Links {
         Links {
             facts: links.iter().map(|link| (link.ifindex, LinkFacts::of(link))).collect(),
             groups: links.iter().map(|link| (link.ifindex, link.group)).collect(),
+            masquerade: Masquerade::compile(links),
         }
     }
 }

@@ -60,6 +60,9 @@ impl Connection {
     pub const CONFIRMED: u16 = 1 << 3;
     pub const SRC_NAT: u16 = 1 << 4;
     pub const DST_NAT: u16 = 1 << 5;
+    /// What becomes of the end has been chosen, be it what it was.
+    pub const SRC_NAT_DONE: u16 = 1 << 7;
+    pub const DST_NAT_DONE: u16 = 1 << 8;
 
     /// None: conntrack has not looked at the packet (yet), or there is none.
     pub const NONE: Connection =

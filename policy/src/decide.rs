@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use crate::compile::{FamilyPolicy, LOOPBACK, LinkFacts, Policy};
-use crate::config::{Hook, RpFilter};
-use crate::connection::{Tracking, Trackless};
+use crate::config::{Conntrack, Hook, RpFilter};
+use crate::connection::{Endpoint, Manip, Tracking, Trackless};
 use crate::fib;
 use crate::names::{Family, Ifindex, Mark};
-use crate::netfilter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
+use crate::netfilter::{CompiledGuard, Facts, Stretch, Surroundings, Tally, Uncounted};
 use crate::outcome::{Egress, PuntReason, Stop};
 use crate::query::{Query, Transport};
 use crate::rules::{Answer, Ground};
@@ -31,21 +31,35 @@ impl Policy {
     pub fn decide_counting(
         &self,
         query: &Query,
-        _tracking: &mut impl Tracking,
+        tracking: &mut impl Tracking,
         tally: &mut impl Tally,
     ) -> Result<Egress, Stop> {
-        let Some(ingress) = self.links.facts.get(&query.iif) else {
+        let mut facts = Facts::of(query, &self.links);
+        let outcome = self.follow(&mut facts, tracking, tally);
+        if let Some(mark) = facts.tracked.new_mark() {
+            tracking.keep_mark(mark);
+        }
+        outcome
+    }
+
+    fn follow(
+        &self,
+        facts: &mut Facts<'_>,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Egress, Stop> {
+        let Some(ingress) = self.links.facts.get(&facts.query.iif) else {
             return Err(Stop::Punt(PuntReason::UnknownIngress));
         };
-        let family = self.family(query.family());
-        let mut facts = Facts::of(query, &self.links);
-        self.admit(&family.before, Hook::Prerouting, &facts)?;
-        family.chains.pass(Hook::Prerouting, &mut facts, self, tally)?;
+        let family = self.family(facts.query.family());
+        self.admit(&family.before, Hook::Prerouting, facts)?;
+        let new_destination = self.prerouting(facts, tracking, tally)?;
+        let query = &{ facts.query };
+        tally.routed(query);
         if !ingress.forwards(query.family()) {
             return Err(Stop::Punt(PuntReason::ForwardingOff));
         }
 
-        let query = &{ facts.query };
         let ground = self.ground(query.family());
         let way = match ground.walk(query, facts.destination) {
             Answer::Onward(way) => way,
@@ -53,7 +67,7 @@ impl Policy {
         };
         let hop = ground.leg(way, query)?;
         if query.family() == Family::V4 {
-            self.validate_source(query, &facts, &ground, ingress, hop.oif)?;
+            self.validate_source(query, facts, &ground, ingress, hop.oif)?;
         }
 
         if query.ttl <= 1 {
@@ -72,11 +86,13 @@ impl Policy {
         }
 
         // From here on as ip_forward hands it to the hook: with the egress, and a TTL that is one less.
-        (facts.oif, facts.mtu) = (Some(hop.oif), route_mtu.unwrap_or(link_mtu));
+        (facts.oif, facts.via, facts.mtu) = (Some(hop.oif), hop.via, route_mtu.unwrap_or(link_mtu));
         facts.query.ttl -= 1;
-        self.admit(&family.after, Hook::Forward, &facts)?;
-        family.chains.pass(Hook::Forward, &mut facts, self, tally)?;
-        family.chains.pass(Hook::Postrouting, &mut facts, self, tally)?;
+        self.admit(&family.after, Hook::Forward, facts)?;
+        family.chains.pass(Stretch::Forward, facts, self, tally)?;
+        family.chains.pass(Stretch::Leaving, facts, self, tally)?;
+        let new_source = self.translate(Manip::Source, facts, tracking, tally)?;
+        family.chains.pass(Stretch::Left, facts, self, tally)?;
 
         let (port, source) = egress.egress.map_err(Stop::Punt)?;
         let destination = match hop.via {
@@ -85,9 +101,53 @@ impl Policy {
         };
         let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
         let Query { tos, ttl, mss, .. } = facts.query;
-        let (new_source, new_destination) = (None, None);
         let (oif, mark) = (hop.oif, query.mark);
         Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
+    }
+
+    /// PREROUTING, with conntrack and nat in their places. Says what the destination has become.
+    pub(crate) fn prerouting(
+        &self,
+        facts: &mut Facts<'_>,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Option<Endpoint>, Stop> {
+        let FamilyPolicy { chains, conntrack, asks_tuples, .. } = self.family(facts.query.family());
+        chains.pass(Stretch::Untracked, facts, self, tally)?;
+        if *conntrack != Conntrack::Off && !facts.tracked.is_untracked() {
+            facts.tracked.track(tracking, *asks_tuples)?;
+        }
+        chains.pass(Stretch::Tracked, facts, self, tally)?;
+        let new_destination = self.translate(Manip::Destination, facts, tracking, tally)?;
+        chains.pass(Stretch::Destined, facts, self, tally)?;
+        Ok(new_destination)
+    }
+
+    /// `nf_nat_ipv4_fn`, `nf_nat_ipv6_fn`: what one end becomes. Of an ICMP error what it is about says so, and no rule.
+    fn translate(
+        &self,
+        manip: Manip,
+        facts: &mut Facts<'_>,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Option<Endpoint>, Stop> {
+        let FamilyPolicy { chains, conntrack, asks_tuples, .. } = self.family(facts.query.family());
+        if *conntrack != Conntrack::Translates || !facts.tracked.exists() {
+            return Ok(None);
+        }
+        let binds = !facts.tracked.is_error() && tracking.is_unbound(manip);
+        let range = if binds { chains.range(manip, facts, self, tally)? } else { None };
+        let new = tracking.translate(manip, facts.oif, range.as_ref())?;
+        if let Some(new) = new {
+            facts.translated(manip, new);
+        }
+        if binds {
+            facts.tracked.bound(manip, new.is_some());
+            if *asks_tuples {
+                facts.tracked.take_tuples(tracking);
+            }
+        }
+        Ok(new)
     }
 
     fn admit(&self, guards: &[CompiledGuard], hook: Hook, facts: &Facts<'_>) -> Result<(), Stop> {

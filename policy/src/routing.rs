@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use crate::compile::Policy;
-use crate::config::Hook;
+use crate::connection::Trackless;
+use crate::fib;
 use crate::names::Ifindex;
 use crate::netfilter::{Facts, Uncounted};
 use crate::outcome::Stop;
@@ -36,18 +37,23 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// What ended the packet in PREROUTING.
+    /// What ended the packet in PREROUTING; nobody tracks it.
     pub fn routing(&self, query: &Query) -> Result<Routing, Stop> {
-        let family = self.family(query.family());
         let mut facts = Facts::of(query, &self.links);
-        family.chains.pass(Hook::Prerouting, &mut facts, self, &mut Uncounted)?;
-        let query = &facts.query;
+        self.prerouting(&mut facts, &mut Trackless, &mut Uncounted)?;
+        Ok(self.routing_of(&facts.query))
+    }
+
+    /// The same for a packet as PREROUTING has left it, which [`Tally::routed`](crate::Tally::routed) tells.
+    pub fn routing_of(&self, query: &Query) -> Routing {
+        let family = self.family(query.family());
         let ground = self.ground(query.family());
+        let destination = fib::aligned_address(query.destination);
         let mut routing = Routing { query: *query, dissected: family.rules.dissects, legs: Vec::new(), taken: None };
-        if let Answer::Onward(way) = ground.walk(query, facts.destination) {
+        if let Answer::Onward(way) = ground.walk(query, destination) {
             routing.legs = family.sets.way(way).next_hops().collect();
             routing.taken = ground.leg(way, query).ok().map(|hop| hop.next_hop());
         }
-        Ok(routing)
+        routing
     }
 }

@@ -7,7 +7,7 @@ use super::matching::{CompiledMatch, Holds};
 use super::set::{CompiledSet, Found};
 use super::turns::RuleIndex;
 use super::{DEEPEST_JUMP, Surroundings, Tally, drop_at, opaque_at};
-use crate::config::{ChainPolicy, ChainRule, CounterSlot, Field, Mss, MssLimit, TtlChange};
+use crate::config::{ChainPolicy, ChainRule, CounterSlot, Field, Mss, MssLimit, Nat, TtlChange};
 use crate::names::{Family, Mark};
 use crate::outcome::{PuntReason, Stop};
 
@@ -19,6 +19,10 @@ pub(super) struct CompiledBase {
     pub(super) policy: ChainPolicy,
     /// All that its rules look at or change.
     pub(super) reads: FieldSet,
+    /// What its verdicts want, by their numbers.
+    pub(super) nats: Vec<Arc<Nat>>,
+    /// Conntrack or nat may come before or behind it.
+    pub(super) has_rival: bool,
 }
 
 /// The steps of all rules stand in a row, so that a packet fetches little memory for each rule.
@@ -45,6 +49,21 @@ pub(super) enum CompiledStep {
     },
     Ttl(TtlChange),
     Mss(Mss),
+    Untrack,
+    CtMark {
+        clear: u32,
+        flip: u32,
+    },
+    SaveMark {
+        clear: u32,
+        take: u32,
+        flip: u32,
+    },
+    RestoreMark {
+        clear: u32,
+        take: u32,
+        flip: u32,
+    },
     Verdict(CompiledVerdict),
     VerdictOf(Box<Keyed<CompiledVerdict>>),
     Opaque,
@@ -71,6 +90,8 @@ pub(crate) enum CompiledVerdict {
     Jump(u32),
     Goto(u32),
     Punt(PuntReason),
+    /// Number of what is wanted.
+    Nat(u32),
     Opaque,
 }
 
@@ -79,9 +100,16 @@ pub(super) enum Flow {
     /// Its last rule was passed, or RETURN met.
     Return,
     Accept,
+    /// With the number of what is wanted.
+    Nat(u32),
 }
 
 impl CompiledBase {
+    /// It does nothing to any packet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policy == ChainPolicy::Accept && self.chains[0].rules.is_empty()
+    }
+
     pub(super) fn run(
         &self,
         facts: &mut Facts<'_>,
@@ -154,6 +182,7 @@ impl CompiledBase {
             CompiledVerdict::Drop => return Err(drop_at(surroundings.hook)),
             CompiledVerdict::Return => return Ok(Some(Flow::Return)),
             CompiledVerdict::Punt(reason) => return Err(Stop::Punt(reason)),
+            CompiledVerdict::Nat(number) => return Ok(Some(Flow::Nat(number))),
             CompiledVerdict::Opaque => return Err(opaque_at(surroundings.hook)),
             CompiledVerdict::Jump(target) => (target, true),
             CompiledVerdict::Goto(target) => (target, false),
@@ -237,6 +266,30 @@ impl CompiledChain {
                     facts.written.add(Field::Ttl);
                 }
                 CompiledStep::Mss(mss) => lower_mss(*mss, facts, surroundings)?,
+                CompiledStep::Untrack => {
+                    if facts.tracked.untrack() {
+                        facts.written.add(Field::CtState);
+                    }
+                }
+                CompiledStep::CtMark { clear, flip } => {
+                    if let Some(mark) = facts.tracked.mark() {
+                        facts.tracked.set_mark(Mark((mark.0 & !clear) ^ flip));
+                        facts.written.add(Field::CtMark);
+                    }
+                }
+                CompiledStep::SaveMark { clear, take, flip } => {
+                    if let Some(mark) = facts.tracked.mark() {
+                        let saved = (mark.0 & !clear) ^ (facts.query.mark.0 & take) ^ flip;
+                        facts.tracked.set_mark(Mark(saved));
+                        facts.written.add(Field::CtMark);
+                    }
+                }
+                CompiledStep::RestoreMark { clear, take, flip } => {
+                    if let Some(mark) = facts.tracked.mark() {
+                        facts.query.mark = Mark((facts.query.mark.0 & !clear) ^ (mark.0 & take) ^ flip);
+                        facts.written.add(Field::Mark);
+                    }
+                }
                 CompiledStep::Verdict(verdict) => return Ok(*verdict),
                 CompiledStep::VerdictOf(of) => {
                     return match of.map.find(&of.key, facts) {

@@ -1,5 +1,8 @@
 //! What a rule can look at, as rules before have left it.
 
+use std::net::IpAddr;
+
+use super::connection::Tracked;
 use crate::compile::Links;
 use crate::config::Field;
 use crate::fib;
@@ -18,9 +21,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) destination: u128,
     /// Known behind the route look-up only.
     pub(crate) oif: Option<Ifindex>,
+    /// The gateway; `None` if the destination itself is on the link.
+    pub(crate) via: Option<IpAddr>,
     /// Largest packet that the route ahead takes, in bytes; known with the egress.
     pub(crate) mtu: u32,
     pub(crate) links: &'a Links,
+    pub(crate) tracked: Tracked,
     /// What rules have set, be it to what it was.
     pub(crate) written: FieldSet,
     /// How many rules have counted the packet.
@@ -34,8 +40,10 @@ impl<'a> Facts<'a> {
             source: fib::aligned_address(query.source),
             destination: fib::aligned_address(query.destination),
             oif: None,
+            via: None,
             mtu: 0,
             links,
+            tracked: Tracked::NOT_YET,
             written: FieldSet::default(),
             counted: 0,
         }
@@ -43,7 +51,7 @@ impl<'a> Facts<'a> {
 
     pub(super) fn changeable(&self) -> Changeable {
         let Query { mark, tos, ttl, mss, .. } = self.query;
-        Changeable { mark, tos, ttl, mss }
+        Changeable { mark, tos, ttl, mss, ct_mark: self.tracked.mark() }
     }
 
     /// The field's value; `None` if the packet has no such thing.
@@ -106,7 +114,7 @@ impl<'a> Facts<'a> {
             | Field::CtReplySource
             | Field::CtReplyDestination
             | Field::CtReplySourcePort
-            | Field::CtReplyDestinationPort => return None,
+            | Field::CtReplyDestinationPort => return self.tracked.value(field),
             Field::IpsetSourcePort => ipset_ports(query).0.into(),
             Field::IpsetDestinationPort => ipset_ports(query).1.into(),
         })
@@ -166,6 +174,7 @@ pub(super) struct Changeable {
     tos: u8,
     ttl: u8,
     mss: Option<u16>,
+    ct_mark: Option<Mark>,
 }
 
 /// Some of the [`Field`]s.
@@ -173,6 +182,15 @@ pub(super) struct Changeable {
 pub(crate) struct FieldSet(u64);
 
 impl FieldSet {
+    pub(crate) const fn of(fields: &[Field]) -> Self {
+        let (mut set, mut at) = (0, 0);
+        while at < fields.len() {
+            set |= 1 << fields[at] as u64;
+            at += 1;
+        }
+        FieldSet(set)
+    }
+
     pub(crate) fn add(&mut self, field: Field) {
         self.0 |= 1 << field as u64;
     }
