@@ -24,6 +24,7 @@ mod routing;
 mod rules;
 mod slots;
 pub mod tables;
+mod translated;
 
 pub use compile::{Policy, compile, recompile};
 pub use connection::{Tracking, Trackless};
