@@ -1,13 +1,11 @@
 //! [`Config`] in, [`Policy`] out: the same answers, faster.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::{Config, Conntrack, Hook, Link, RpFilter, Transmit};
-use crate::fib;
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
-use crate::netfilter::{Chains, CompiledGuard, Compiler};
+use crate::netfilter::{Chains, CompiledGuard, Compiler, Masquerade, conntrack_of};
 use crate::outcome::PuntReason;
 use crate::routes::{CompiledSets, Neighbours};
 use crate::rules::Rules;
@@ -46,6 +44,9 @@ pub(crate) struct FamilyPolicy {
     pub(crate) rules: Arc<Rules>,
     pub(crate) sets: CompiledSets,
     pub(crate) after: Arc<Vec<CompiledGuard>>,
+    pub(crate) conntrack: Conntrack,
+    /// Rules or guards look at the tuples of connections.
+    pub(crate) asks_tuples: bool,
 }
 
 /// What a packet meets of its interfaces.
@@ -53,6 +54,7 @@ pub(crate) struct FamilyPolicy {
 pub(crate) struct Links {
     pub(crate) facts: HashMap<Ifindex, LinkFacts, foldhash::fast::RandomState>,
     pub(crate) groups: HashMap<Ifindex, u32, foldhash::fast::RandomState>,
+    pub(crate) masquerade: Masquerade,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +103,6 @@ struct Same {
     /// The numbers of the tables.
     tables: [bool; 2],
     chains: bool,
-    conntrack: bool,
     guards: bool,
 }
 
@@ -117,7 +118,6 @@ impl Same {
             spreading: config.spreading == old.spreading,
             tables: [tables(Family::V4), tables(Family::V6)],
             chains: Arc::ptr_eq(&config.chains, &old.chains),
-            conntrack: config.conntrack == old.conntrack,
             guards: Arc::ptr_eq(&config.guards, &old.guards),
         }
     }
@@ -158,21 +158,6 @@ impl Policy {
         }
     }
 
-    /// Whether connections of the family are tracked.
-    pub fn conntrack(&self, family: Family) -> Conntrack {
-        self.config.conntrack[family as usize]
-    }
-
-    /// Whether the address is one of this machine's own, in some table.
-    pub fn is_own(&self, address: IpAddr) -> bool {
-        self.config.tables.family(Family::of(address)).may_be_own(fib::aligned_address(address))
-    }
-
-    /// Whether rules on PREROUTING may translate the destination of a connection that begins.
-    pub fn has_destination_nat(&self, family: Family) -> bool {
-        self.family(family).chains.has_destination_nat()
-    }
-
     pub(crate) fn family(&self, family: Family) -> &FamilyPolicy {
         match family {
             Family::V4 => &self.v4,
@@ -198,14 +183,20 @@ impl FamilyPolicy {
         let tables = config.tables.family(family);
         let same_ways = same.links && same.neighbours && same.nexthops && same.spreading;
         let sets_before = before.map(|policy| &policy.sets).filter(|_| same_ways);
+        let conntrack = conntrack_of(family, &config.chains, config.conntrack);
+        let same_conntrack = before.is_some_and(|policy| policy.conntrack == conntrack);
+        let chains = reuse(
+            same.chains && same.links && same_conntrack,
+            before,
+            |policy| &policy.chains,
+            || Chains::compile(family, &config.chains, conntrack, &config.links),
+        );
+        let after = reuse(same_guards, before, |policy| &policy.after, || guards(Hook::Forward));
         FamilyPolicy {
             before: reuse(same_guards, before, |policy| &policy.before, || guards(Hook::Prerouting)),
-            chains: reuse(
-                same.chains && same.links && same.conntrack,
-                before,
-                |policy| &policy.chains,
-                || Chains::compile(family, &config.chains, &config.links, config.conntrack[family as usize]),
-            ),
+            conntrack,
+            asks_tuples: chains.asks_tuples() || after.iter().any(CompiledGuard::asks_tuples),
+            chains,
             rules: reuse(
                 same.rules && same.links && same.tables[family as usize],
                 before,
@@ -213,7 +204,7 @@ impl FamilyPolicy {
                 || Rules::compile(family, &config.rules, &tables.numbers, &config.links),
             ),
             sets: CompiledSets::compile(family, config, neighbours, sets_before),
-            after: reuse(same_guards, before, |policy| &policy.after, || guards(Hook::Forward)),
+            after,
         }
     }
 }
@@ -223,6 +214,7 @@ impl Links {
         Links {
             facts: links.iter().map(|link| (link.ifindex, LinkFacts::of(link))).collect(),
             groups: links.iter().map(|link| (link.ifindex, link.group)).collect(),
+            masquerade: Masquerade::compile(links),
         }
     }
 }

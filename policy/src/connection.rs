@@ -67,6 +67,9 @@ impl Connection {
     pub const CONFIRMED: u16 = 1 << 3;
     pub const SRC_NAT: u16 = 1 << 4;
     pub const DST_NAT: u16 = 1 << 5;
+    /// What becomes of the end has been chosen, be it what it was.
+    pub const SRC_NAT_DONE: u16 = 1 << 7;
+    pub const DST_NAT_DONE: u16 = 1 << 8;
 
     /// None: conntrack has not looked at the packet (yet), or there is none.
     pub const NONE: Connection =
@@ -112,9 +115,6 @@ pub trait Tracking {
     /// translation. `None` without a connection.
     fn tuple(&self, direction: Direction) -> Option<Tuple>;
 
-    /// The bits of [`Connection::status`] as translation has left them.
-    fn status(&self) -> u16;
-
     /// NOTRACK: conntrack is not going to look at the packet.
     fn pass_over(&mut self) {}
 
@@ -150,10 +150,6 @@ impl Tracking for Trackless {
         None
     }
 
-    fn status(&self) -> u16 {
-        0
-    }
-
     fn is_unbound(&self, _: Manip) -> bool {
         false
     }
@@ -184,10 +180,6 @@ impl Tracking for Option<Remembered> {
 
     fn tuple(&self, direction: Direction) -> Option<Tuple> {
         self.as_ref()?.tuples.map(|tuples| tuples[direction as usize])
-    }
-
-    fn status(&self) -> u16 {
-        self.map_or(0, |known| known.connection.status)
     }
 
     fn is_unbound(&self, _: Manip) -> bool {

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use crate::compile::{FamilyPolicy, LOOPBACK, LinkFacts, Policy};
-use crate::config::{Hook, RpFilter};
-use crate::connection::{Trackless, Tracking};
+use crate::config::{Conntrack, Hook, RpFilter};
+use crate::connection::{Endpoint, Manip, Tracking, Trackless};
 use crate::fib;
 use crate::names::{Family, Ifindex, Mark};
-use crate::netfilter::{CompiledGuard, Facts, Surroundings, Tally, Uncounted};
+use crate::netfilter::{CompiledGuard, Facts, Stretch, Surroundings, Tally, Uncounted};
 use crate::outcome::{Egress, PuntReason, Stop};
 use crate::query::{Query, Transport};
 use crate::rules::{Answer, Ground};
@@ -22,8 +22,8 @@ impl Policy {
         self.decide_counting(query, &mut Trackless, &mut Uncounted)
     }
 
-    /// The same of a packet whose connection is tracked, and tells of each netfilter rule that counts the packet. Of a packet that is
-    /// punted the kernel counts, so what was told of one is to be forgotten.
+    /// The same for a packet whose connection is known to `tracking`; and tells of each netfilter rule that counts the packet. Of a
+    /// packet that is punted the kernel counts, so what was told of one is to be forgotten.
     ///
     /// # Errors
     ///
@@ -35,31 +35,30 @@ impl Policy {
         tally: &mut impl Tally,
     ) -> Result<Egress, Stop> {
         let mut facts = Facts::of(query, &self.links);
-        let outcome = self.forward(query, &mut facts, tracking, tally);
-        if let Some(connection) = facts.tracked() {
-            tracking.keep_mark(connection.mark);
+        let outcome = self.follow(&mut facts, tracking, tally);
+        if let Some(mark) = facts.tracked.new_mark() {
+            tracking.keep_mark(mark);
         }
         outcome
     }
 
-    fn forward(
+    fn follow(
         &self,
-        query: &Query,
         facts: &mut Facts<'_>,
         tracking: &mut impl Tracking,
         tally: &mut impl Tally,
     ) -> Result<Egress, Stop> {
-        let Some(ingress) = self.links.facts.get(&query.iif) else {
+        let Some(ingress) = self.links.facts.get(&facts.query.iif) else {
             return Err(Stop::Punt(PuntReason::UnknownIngress));
         };
-        let family = self.family(query.family());
+        let family = self.family(facts.query.family());
         self.admit(&family.before, Hook::Prerouting, facts)?;
-        family.chains.pass(Hook::Prerouting, facts, self, tracking, tally)?;
+        let new_destination = self.prerouting(facts, tracking, tally)?;
+        let query = &{ facts.query };
         if !ingress.forwards(query.family()) {
             return Err(Stop::Punt(PuntReason::ForwardingOff));
         }
 
-        let query = &{ facts.query };
         let ground = self.ground(query.family());
         let way = match ground.walk(query, facts.destination) {
             Answer::Onward(way) => way,
@@ -86,12 +85,13 @@ impl Policy {
         }
 
         // From here on as ip_forward hands it to the hook: with the egress, and a TTL that is one less.
-        (facts.oif, facts.mtu) = (Some(hop.oif), route_mtu.unwrap_or(link_mtu));
-        facts.next_hop = hop.via.unwrap_or(query.destination);
+        (facts.oif, facts.via, facts.mtu) = (Some(hop.oif), hop.via, route_mtu.unwrap_or(link_mtu));
         facts.query.ttl -= 1;
         self.admit(&family.after, Hook::Forward, facts)?;
-        family.chains.pass(Hook::Forward, facts, self, tracking, tally)?;
-        family.chains.pass(Hook::Postrouting, facts, self, tracking, tally)?;
+        family.chains.pass(Stretch::Forward, facts, self, tally)?;
+        family.chains.pass(Stretch::Leaving, facts, self, tally)?;
+        let new_source = self.translate(Manip::Source, facts, tracking, tally)?;
+        family.chains.pass(Stretch::Left, facts, self, tally)?;
 
         let (port, source) = egress.egress.map_err(Stop::Punt)?;
         let destination = match hop.via {
@@ -100,9 +100,55 @@ impl Policy {
         };
         let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
         let Query { tos, ttl, mss, .. } = facts.query;
-        let (new_source, new_destination) = (facts.new_source, facts.new_destination);
         let (oif, mark) = (hop.oif, query.mark);
         Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
+    }
+
+    /// PREROUTING, with conntrack and nat in their places. Says what the destination has become.
+    pub(crate) fn prerouting(
+        &self,
+        facts: &mut Facts<'_>,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Option<Endpoint>, Stop> {
+        let FamilyPolicy { chains, conntrack, asks_tuples, .. } = self.family(facts.query.family());
+        chains.pass(Stretch::Untracked, facts, self, tally)?;
+        match facts.tracked.is_untracked() {
+            true => tracking.pass_over(),
+            false if *conntrack != Conntrack::Off => facts.tracked.track(tracking, *asks_tuples)?,
+            false => {}
+        }
+        chains.pass(Stretch::Tracked, facts, self, tally)?;
+        let new_destination = self.translate(Manip::Destination, facts, tracking, tally)?;
+        chains.pass(Stretch::Destined, facts, self, tally)?;
+        Ok(new_destination)
+    }
+
+    /// `nf_nat_ipv4_fn`, `nf_nat_ipv6_fn`: what one end becomes. Of an ICMP error what it is about says so, and no rule.
+    fn translate(
+        &self,
+        manip: Manip,
+        facts: &mut Facts<'_>,
+        tracking: &mut impl Tracking,
+        tally: &mut impl Tally,
+    ) -> Result<Option<Endpoint>, Stop> {
+        let FamilyPolicy { chains, conntrack, asks_tuples, .. } = self.family(facts.query.family());
+        if *conntrack != Conntrack::Translates || !facts.tracked.exists() {
+            return Ok(None);
+        }
+        let binds = !facts.tracked.is_error() && tracking.is_unbound(manip);
+        let range = if binds { chains.range(manip, facts, self, tally)? } else { None };
+        let new = tracking.translate(manip, facts.oif, range.as_ref())?;
+        if let Some(new) = new {
+            facts.translated(manip, new);
+        }
+        if binds {
+            facts.tracked.bound(manip, new.is_some());
+            if *asks_tuples {
+                facts.tracked.take_tuples(tracking);
+            }
+        }
+        Ok(new)
     }
 
     fn admit(&self, guards: &[CompiledGuard], hook: Hook, facts: &Facts<'_>) -> Result<(), Stop> {

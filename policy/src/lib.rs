@@ -24,8 +24,10 @@ mod routing;
 mod rules;
 mod slots;
 pub mod tables;
+mod translated;
 
 pub use compile::{Policy, compile, recompile};
+pub use connection::{Tracking, Trackless};
 pub use names::{Dscp, Family, Generation, Ifindex, Mac, Mark, PortId, Prefix, Priority, TableId};
 pub use neighbour::NeighbourSlot;
 pub use netfilter::{Tally, Uncounted};

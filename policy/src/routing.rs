@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use crate::compile::Policy;
-use crate::config::Hook;
 use crate::connection::Tracking;
 use crate::names::Ifindex;
 use crate::netfilter::{Facts, Uncounted};
@@ -39,10 +38,10 @@ impl Policy {
     ///
     /// What ended the packet in PREROUTING.
     pub fn routing(&self, query: &Query, tracking: &mut impl Tracking) -> Result<Routing, Stop> {
-        let family = self.family(query.family());
         let mut facts = Facts::of(query, &self.links);
-        family.chains.pass(Hook::Prerouting, &mut facts, self, tracking, &mut Uncounted)?;
+        self.prerouting(&mut facts, tracking, &mut Uncounted)?;
         let query = &facts.query;
+        let family = self.family(query.family());
         let ground = self.ground(query.family());
         let mut routing = Routing { query: *query, dissected: family.rules.dissects, legs: Vec::new(), taken: None };
         if let Answer::Onward(way) = ground.walk(query, facts.destination) {

@@ -91,6 +91,11 @@ impl FamilyTables {
         self.own.lookup(address, |_, _| Some(())).is_some()
     }
 
+    /// Whether the address is one of the machine's own in table `local`; not a broadcast or multicast address.
+    pub(crate) fn is_local(&self, address: u128) -> bool {
+        self.may_be_own(address) && matches!(self.address_type(address), rtn::LOCAL | rtn::ANYCAST)
+    }
+
     /// What table `local` holds the IPv4 address for (`inet_addr_type`): a route type of `linux/rtnetlink.h`, unicast if nothing.
     pub(crate) fn address_type(&self, address: u128) -> u8 {
         let local = self.table(TableId::LOCAL).map(|table| &table.fib);

@@ -227,14 +227,6 @@ impl Tracking for Tracker<'_> {
         }
     }
 
-    fn status(&self) -> u16 {
-        match &self.held {
-            Held::New(fresh) => fresh.status,
-            Held::Known(found) | Held::Related(found, _) => self.connections.table.entry(found.number).status,
-            Held::Unasked | Held::Nothing => 0,
-        }
-    }
-
     fn pass_over(&mut self) {
         self.held = Held::Nothing;
     }

@@ -103,7 +103,7 @@ fn home(seen: &Seen) -> Tuple {
 
 /// Whether the packet ends at this machine, as far as its address says.
 pub fn local(packet: &Packet, policy: &Policy) -> Local {
-    if !policy.is_own(packet.destination) {
+    if !policy.is_own(&packet.destination) {
         Local::No
     } else if policy.has_destination_nat(packet.family()) {
         Local::MayBeTranslated

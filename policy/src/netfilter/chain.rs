@@ -8,7 +8,6 @@ use super::set::{CompiledSet, Found};
 use super::turns::RuleIndex;
 use super::{DEEPEST_JUMP, Surroundings, Tally, drop_at, opaque_at};
 use crate::config::{ChainPolicy, ChainRule, CounterSlot, Field, Mss, MssLimit, Nat, TtlChange};
-use crate::connection::Connection;
 use crate::names::{Family, Mark};
 use crate::outcome::{PuntReason, Stop};
 
@@ -20,8 +19,10 @@ pub(super) struct CompiledBase {
     pub(super) policy: ChainPolicy,
     /// All that its rules look at or change.
     pub(super) reads: FieldSet,
-    /// What its rules of nat want, by number.
+    /// What its verdicts want, by their numbers.
     pub(super) nats: Vec<Arc<Nat>>,
+    /// Conntrack or nat may come before or behind it.
+    pub(super) has_rival: bool,
 }
 
 /// The steps of all rules stand in a row, so that a packet fetches little memory for each rule.
@@ -88,9 +89,9 @@ pub(crate) enum CompiledVerdict {
     Continue,
     Jump(u32),
     Goto(u32),
-    /// Of [`CompiledBase::nats`].
-    Nat(u32),
     Punt(PuntReason),
+    /// Number of what is wanted.
+    Nat(u32),
     Opaque,
 }
 
@@ -99,11 +100,16 @@ pub(super) enum Flow {
     /// Its last rule was passed, or RETURN met.
     Return,
     Accept,
-    /// A rule translates: the number of what it wants.
+    /// With the number of what is wanted.
     Nat(u32),
 }
 
 impl CompiledBase {
+    /// It does nothing to any packet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policy == ChainPolicy::Accept && self.chains[0].rules.is_empty()
+    }
+
     pub(super) fn run(
         &self,
         facts: &mut Facts<'_>,
@@ -175,8 +181,8 @@ impl CompiledBase {
             CompiledVerdict::Accept => return Ok(Some(Flow::Accept)),
             CompiledVerdict::Drop => return Err(drop_at(surroundings.hook)),
             CompiledVerdict::Return => return Ok(Some(Flow::Return)),
-            CompiledVerdict::Nat(number) => return Ok(Some(Flow::Nat(number))),
             CompiledVerdict::Punt(reason) => return Err(Stop::Punt(reason)),
+            CompiledVerdict::Nat(number) => return Ok(Some(Flow::Nat(number))),
             CompiledVerdict::Opaque => return Err(opaque_at(surroundings.hook)),
             CompiledVerdict::Jump(target) => (target, true),
             CompiledVerdict::Goto(target) => (target, false),
@@ -259,18 +265,31 @@ impl CompiledChain {
                     facts.query.ttl = change.applied(facts.query.ttl);
                     facts.written.add(Field::Ttl);
                 }
+                CompiledStep::Mss(mss) => lower_mss(*mss, facts, surroundings)?,
                 CompiledStep::Untrack => {
-                    facts.connection.get_or_insert(Connection::NONE);
+                    if facts.tracked.untrack() {
+                        facts.written.add(Field::CtState);
+                    }
                 }
-                CompiledStep::CtMark { clear, flip } => facts.set_connection_mark(*clear, 0, *flip),
-                CompiledStep::SaveMark { clear, take, flip } => facts.set_connection_mark(*clear, *take, *flip),
+                CompiledStep::CtMark { clear, flip } => {
+                    if let Some(mark) = facts.tracked.mark() {
+                        facts.tracked.set_mark(Mark((mark.0 & !clear) ^ flip));
+                        facts.written.add(Field::CtMark);
+                    }
+                }
+                CompiledStep::SaveMark { clear, take, flip } => {
+                    if let Some(mark) = facts.tracked.mark() {
+                        let saved = (mark.0 & !clear) ^ (facts.query.mark.0 & take) ^ flip;
+                        facts.tracked.set_mark(Mark(saved));
+                        facts.written.add(Field::CtMark);
+                    }
+                }
                 CompiledStep::RestoreMark { clear, take, flip } => {
-                    if let Some(of) = facts.tracked().map(|connection| connection.mark.0) {
-                        facts.query.mark = Mark((facts.query.mark.0 & !clear) ^ (of & take) ^ flip);
+                    if let Some(mark) = facts.tracked.mark() {
+                        facts.query.mark = Mark((facts.query.mark.0 & !clear) ^ (mark.0 & take) ^ flip);
                         facts.written.add(Field::Mark);
                     }
                 }
-                CompiledStep::Mss(mss) => lower_mss(*mss, facts, surroundings)?,
                 CompiledStep::Verdict(verdict) => return Ok(*verdict),
                 CompiledStep::VerdictOf(of) => {
                     return match of.map.find(&of.key, facts) {

@@ -9,7 +9,7 @@ use super::facts::{FieldSet, span};
 use super::matching::{CompiledMatch, CompiledTest, Ranges};
 use super::set::{CompiledSet, joined, ranges};
 
-use crate::config::{Action, BaseChain, ChainRule, Field, Link, Match, Nat, Set, Step, Test, Verdict};
+use crate::config::{Action, BaseChain, ChainRule, Field, Guard, Link, Match, Nat, Set, Side, Step, Test, Verdict};
 use crate::names::Family;
 use crate::outcome::PuntReason;
 
@@ -28,27 +28,24 @@ impl<'a> Compiler<'a> {
         Compiler { family, links, sets: HashMap::new(), marks: HashMap::new(), verdicts: HashMap::new() }
     }
 
-    pub(super) fn base(&mut self, chain: &BaseChain) -> CompiledBase {
+    pub(super) fn base(&mut self, chain: &BaseChain, has_rival: bool) -> CompiledBase {
         self.verdicts.clear();
-        let numbers: HashMap<&str, u32> = (1..).zip(&chain.user).map(|(at, user)| (user.name.as_str(), at)).collect();
+        let numbers = (1..).zip(&chain.user).map(|(at, user)| (user.name.as_str(), at)).collect();
+        let mut targets = Targets { numbers, nats: Vec::new() };
         let mut reads = FieldSet::default();
-        let mut nats = chain.nat.then(Vec::new);
         let all = std::iter::once(&chain.rules).chain(chain.user.iter().map(|user| &user.rules));
         let chains = all.map(|rules| {
-            CompiledChain::compile(rules, chain.family, |rule, steps| {
-                self.steps(rule, &numbers, &mut reads, &mut nats, steps)
-            })
+            CompiledChain::compile(rules, chain.family, |rule, steps| self.steps(rule, &mut targets, &mut reads, steps))
         });
         let chains = chains.collect();
-        CompiledBase { chains, policy: chain.policy, reads, nats: nats.unwrap_or_default() }
+        CompiledBase { chains, policy: chain.policy, reads, nats: targets.nats, has_rival }
     }
 
     fn steps(
         &mut self,
         rule: &ChainRule,
-        numbers: &HashMap<&str, u32>,
+        targets: &mut Targets<'_>,
         reads: &mut FieldSet,
-        nats: &mut Option<Vec<Arc<Nat>>>,
         steps: &mut Vec<CompiledStep>,
     ) {
         steps.extend(rule.steps.iter().filter_map(|step| {
@@ -57,6 +54,14 @@ impl<'a> Compiler<'a> {
                 Step::Match(one) => CompiledStep::Match(self.one_match(one)),
                 Step::Count => CompiledStep::Count(rule.counter),
                 Step::Do(Action::Nothing) => return None,
+                Step::Do(Action::Untrack) => CompiledStep::Untrack,
+                Step::Do(Action::CtMark { clear, flip }) => CompiledStep::CtMark { clear: *clear, flip: *flip },
+                Step::Do(Action::SaveMark { clear, take, flip }) => {
+                    CompiledStep::SaveMark { clear: *clear, take: *take, flip: *flip }
+                }
+                Step::Do(Action::RestoreMark { clear, take, flip }) => {
+                    CompiledStep::RestoreMark { clear: *clear, take: *take, flip: *flip }
+                }
                 Step::Do(Action::Mark { clear, flip }) => CompiledStep::Mark { clear: *clear, flip: *flip },
                 Step::Do(Action::MarkOf { key, map }) => {
                     let links = self.links;
@@ -66,22 +71,14 @@ impl<'a> Compiler<'a> {
                 Step::Do(Action::Tos { clear, flip }) => CompiledStep::Tos { clear: *clear, flip: *flip },
                 Step::Do(Action::Ttl(change)) => CompiledStep::Ttl(*change),
                 Step::Do(Action::Mss(mss)) => CompiledStep::Mss(*mss),
-                Step::Do(Action::Untrack) => CompiledStep::Untrack,
-                Step::Do(Action::CtMark { clear, flip }) => CompiledStep::CtMark { clear: *clear, flip: *flip },
-                Step::Do(Action::SaveMark { clear, take, flip }) => {
-                    CompiledStep::SaveMark { clear: *clear, take: *take, flip: *flip }
-                }
-                Step::Do(Action::RestoreMark { clear, take, flip }) => {
-                    CompiledStep::RestoreMark { clear: *clear, take: *take, flip: *flip }
-                }
                 Step::Do(Action::Connection(_) | Action::Opaque(_)) => CompiledStep::Opaque,
-                Step::Verdict(verdict) => CompiledStep::Verdict(CompiledVerdict::of(verdict, numbers, nats)),
+                Step::Verdict(verdict) => CompiledStep::Verdict(targets.verdict(verdict)),
                 Step::VerdictOf { key, map } => {
                     let links = self.links;
                     let map = shared(&mut self.verdicts, map, |map| {
                         let elements = map.elements.iter().map(|element| crate::config::Element {
                             key: element.key.clone(),
-                            data: CompiledVerdict::of(&element.data, numbers, nats),
+                            data: targets.verdict(&element.data),
                             uncertain: element.uncertain,
                         });
                         let (name, opaque) = (map.name.clone(), map.opaque.clone());
@@ -125,11 +122,16 @@ impl<'a> Compiler<'a> {
     }
 }
 
-impl CompiledVerdict {
-    /// `nats` are the translations of the base chain, each with its number; `None` in a chain that is not of type nat.
-    fn of(verdict: &Verdict, numbers: &HashMap<&str, u32>, nats: &mut Option<Vec<Arc<Nat>>>) -> Self {
-        let chain = |name: &str, verdict: fn(u32) -> Self| {
-            numbers.get(name).map_or(CompiledVerdict::Opaque, |number| verdict(*number))
+/// What the verdicts of a base chain speak of, by numbers.
+struct Targets<'a> {
+    numbers: HashMap<&'a str, u32>,
+    nats: Vec<Arc<Nat>>,
+}
+
+impl Targets<'_> {
+    fn verdict(&mut self, verdict: &Verdict) -> CompiledVerdict {
+        let chain = |name: &str, verdict: fn(u32) -> CompiledVerdict| {
+            self.numbers.get(name).map_or(CompiledVerdict::Opaque, |number| verdict(*number))
         };
         match verdict {
             Verdict::Accept => CompiledVerdict::Accept,
@@ -139,14 +141,10 @@ impl CompiledVerdict {
             Verdict::Jump(name) => chain(name, CompiledVerdict::Jump),
             Verdict::Goto(name) => chain(name, CompiledVerdict::Goto),
             Verdict::Reject => CompiledVerdict::Punt(PuntReason::Reject),
-            Verdict::Nat(nat) => match nats {
-                Some(nats) => {
-                    nats.push(Arc::clone(nat));
-                    CompiledVerdict::Nat(nats.len() as u32 - 1)
-                }
-                // The kernel refuses it.
-                None => CompiledVerdict::Opaque,
-            },
+            Verdict::Nat(nat) => {
+                self.nats.push(nat.clone());
+                CompiledVerdict::Nat(self.nats.len() as u32 - 1)
+            }
             Verdict::Opaque(_) => CompiledVerdict::Opaque,
         }
     }
@@ -155,25 +153,43 @@ impl CompiledVerdict {
 /// The fields that a step looks at or changes.
 fn reads_of(step: &Step) -> impl Iterator<Item = Field> {
     let (one, key): (Option<Field>, &[Field]) = match step {
-        Step::Match(one) => match &one.test {
-            Test::Field { field, .. } => (Some(*field), &[]),
-            Test::EitherPort(_) => (None, &[Field::SourcePort, Field::DestinationPort]),
-            Test::In { key, .. } => (None, key),
-            Test::AddressType { .. } | Test::Never | Test::Connection(_) | Test::Opaque(_) => (None, &[]),
-        },
+        Step::Match(one) => asked_by(&one.test),
         Step::VerdictOf { key, .. } => (None, key),
         Step::Do(Action::MarkOf { key, .. }) => (Some(Field::Mark), key),
         Step::Do(Action::Mark { .. }) => (Some(Field::Mark), &[]),
         Step::Do(Action::Tos { .. }) => (Some(Field::Tos), &[]),
         Step::Do(Action::Ttl(_)) => (Some(Field::Ttl), &[]),
         Step::Do(Action::Mss(_)) => (Some(Field::TcpMss), &[]),
-        Step::Do(Action::CtMark { .. } | Action::SaveMark { .. }) => (Some(Field::CtMark), &[]),
+        Step::Do(Action::CtMark { .. }) => (Some(Field::CtMark), &[]),
+        Step::Do(Action::SaveMark { .. }) => (Some(Field::CtMark), &[Field::Mark]),
         Step::Do(Action::RestoreMark { .. }) => (Some(Field::Mark), &[Field::CtMark]),
-        Step::Do(Action::Nothing | Action::Untrack | Action::Connection(_) | Action::Opaque(_))
-        | Step::Count
-        | Step::Verdict(_) => (None, &[]),
+        Step::Do(Action::Untrack) => (Some(Field::CtState), &[]),
+        Step::Do(Action::Nothing | Action::Connection(_) | Action::Opaque(_)) | Step::Count | Step::Verdict(_) => {
+            (None, &[])
+        }
     };
     one.into_iter().chain(key.iter().copied())
+}
+
+fn asked_by(test: &Test) -> (Option<Field>, &[Field]) {
+    match test {
+        Test::Field { field, .. } => (Some(*field), &[]),
+        Test::EitherPort(_) => (None, &[Field::SourcePort, Field::DestinationPort]),
+        Test::In { key, .. } => (None, key),
+        Test::AddressType { of: Side::Source, .. } => (Some(Field::Source), &[]),
+        Test::AddressType { of: Side::Destination, .. } => (Some(Field::Destination), &[]),
+        Test::Never | Test::Connection(_) | Test::Opaque(_) => (None, &[]),
+    }
+}
+
+/// The fields that a guard looks at.
+pub(super) fn reads_of_guard(guard: &Guard) -> FieldSet {
+    let mut reads = FieldSet::default();
+    for one in &guard.matches {
+        let (field, key) = asked_by(&one.test);
+        field.into_iter().chain(key.iter().copied()).for_each(|field| reads.add(field));
+    }
+    reads
 }
 
 /// What was made of the same thing before, or what is made of it now.

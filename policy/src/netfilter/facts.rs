@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use super::connection::Tracked;
 use crate::compile::Links;
-use crate::config::{ConnectionState, Field};
-use crate::connection::{Connection, Direction, Endpoint, State, Tuple};
+use crate::config::Field;
 use crate::fib;
 use crate::names::{Family, Ifindex, Mark};
 use crate::query::{Query, Transport};
@@ -21,17 +21,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) destination: u128,
     /// Known behind the route look-up only.
     pub(crate) oif: Option<Ifindex>,
-    /// The gateway or the destination itself; known with the egress.
-    pub(crate) next_hop: IpAddr,
+    /// The gateway; `None` if the destination itself is on the link.
+    pub(crate) via: Option<IpAddr>,
     /// Largest packet that the route ahead takes, in bytes; known with the egress.
     pub(crate) mtu: u32,
-    /// `None` until conntrack has looked at the packet; it does not look at one that is untracked by then.
-    pub(crate) connection: Option<Connection>,
-    /// Of the connection, original and reply, if rules ask for them.
-    pub(crate) tuples: Option<[Tuple; 2]>,
-    pub(crate) new_source: Option<Endpoint>,
-    pub(crate) new_destination: Option<Endpoint>,
     pub(crate) links: &'a Links,
+    pub(crate) tracked: Tracked,
     /// What rules have set, be it to what it was.
     pub(crate) written: FieldSet,
     /// How many rules have counted the packet.
@@ -45,13 +40,10 @@ impl<'a> Facts<'a> {
             source: fib::aligned_address(query.source),
             destination: fib::aligned_address(query.destination),
             oif: None,
-            next_hop: query.destination,
+            via: None,
             mtu: 0,
-            connection: None,
-            tuples: None,
-            new_source: None,
-            new_destination: None,
             links,
+            tracked: Tracked::NOT_YET,
             written: FieldSet::default(),
             counted: 0,
         }
@@ -59,8 +51,7 @@ impl<'a> Facts<'a> {
 
     pub(super) fn changeable(&self) -> Changeable {
         let Query { mark, tos, ttl, mss, .. } = self.query;
-        let ct_mark = self.connection.map(|connection| connection.mark);
-        Changeable { mark, tos, ttl, mss, ct_mark }
+        Changeable { mark, tos, ttl, mss, ct_mark: self.tracked.mark() }
     }
 
     /// The field's value; `None` if the packet has no such thing.
@@ -111,66 +102,22 @@ impl<'a> Facts<'a> {
             Field::TcpFlags => return None,
             Field::TcpMss => query.mss?.into(),
             Field::SourceMac => query.source_mac.number().into(),
-            Field::CtState => self.connection_state().into(),
-            Field::CtDirection => u128::from(self.tracked()?.direction == Direction::Reply),
-            Field::CtStatus => self.tracked()?.status.into(),
-            Field::CtMark => self.tracked()?.mark.0.into(),
-            Field::CtProtocol => self.tuple(Direction::Original)?.protocol.into(),
-            Field::CtOriginalSource => number(self.tuple(Direction::Original)?.source.address),
-            Field::CtOriginalDestination => number(self.tuple(Direction::Original)?.destination.address),
-            Field::CtOriginalSourcePort => self.tuple(Direction::Original)?.source.port.into(),
-            Field::CtOriginalDestinationPort => self.tuple(Direction::Original)?.destination.port.into(),
-            Field::CtReplySource => number(self.tuple(Direction::Reply)?.source.address),
-            Field::CtReplyDestination => number(self.tuple(Direction::Reply)?.destination.address),
-            Field::CtReplySourcePort => self.tuple(Direction::Reply)?.source.port.into(),
-            Field::CtReplyDestinationPort => self.tuple(Direction::Reply)?.destination.port.into(),
+            Field::CtState
+            | Field::CtDirection
+            | Field::CtStatus
+            | Field::CtMark
+            | Field::CtProtocol
+            | Field::CtOriginalSource
+            | Field::CtOriginalDestination
+            | Field::CtOriginalSourcePort
+            | Field::CtOriginalDestinationPort
+            | Field::CtReplySource
+            | Field::CtReplyDestination
+            | Field::CtReplySourcePort
+            | Field::CtReplyDestinationPort => return self.tracked.value(field),
             Field::IpsetSourcePort => ipset_ports(query).0.into(),
             Field::IpsetDestinationPort => ipset_ports(query).1.into(),
         })
-    }
-}
-
-impl Facts<'_> {
-    /// The packet's connection, if it has one (`nf_ct_get`).
-    pub(crate) fn tracked(&self) -> Option<&Connection> {
-        self.connection.as_ref().filter(|connection| connection.state.has_connection())
-    }
-
-    /// `ct mark = (ct mark & !clear) ^ (mark & take) ^ flip` (`connmark_tg_shift`); nothing without a connection.
-    pub(super) fn set_connection_mark(&mut self, clear: u32, take: u32, flip: u32) {
-        let mark = self.query.mark.0 & take;
-        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.state.has_connection()) {
-            connection.mark = Mark((connection.mark.0 & !clear) ^ mark ^ flip);
-            self.written.add(Field::CtMark);
-        }
-    }
-
-    fn tuple(&self, direction: Direction) -> Option<&Tuple> {
-        self.tracked()?;
-        self.tuples.as_ref().map(|tuples| &tuples[direction as usize])
-    }
-
-    /// `state_mt` of xt_state, `conntrack_mt`, `nft_ct_get_eval`.
-    fn connection_state(&self) -> u16 {
-        let Some(connection) = &self.connection else { return ConnectionState::INVALID };
-        let state = match connection.state {
-            State::New => ConnectionState::NEW,
-            State::Established => ConnectionState::ESTABLISHED,
-            State::Related => ConnectionState::RELATED,
-            State::Invalid => return ConnectionState::INVALID,
-            State::Untracked => return ConnectionState::UNTRACKED,
-        };
-        let if_set = |bit: u16, state: u16| if connection.status & bit != 0 { state } else { 0 };
-        state
-            | if_set(Connection::SRC_NAT, ConnectionState::SNAT)
-            | if_set(Connection::DST_NAT, ConnectionState::DNAT)
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
     }
 }
 
@@ -235,27 +182,17 @@ pub(super) struct Changeable {
 pub(crate) struct FieldSet(u64);
 
 impl FieldSet {
-    pub(crate) fn add(&mut self, field: Field) {
-        self.0 |= 1 << field as u64;
+    pub(crate) const fn of(fields: &[Field]) -> Self {
+        let (mut set, mut at) = (0, 0);
+        while at < fields.len() {
+            set |= 1 << fields[at] as u64;
+            at += 1;
+        }
+        FieldSet(set)
     }
 
-    /// What shows the tuples of connections.
-    pub(super) fn tuples() -> Self {
-        let mut fields = FieldSet::default();
-        for field in [
-            Field::CtProtocol,
-            Field::CtOriginalSource,
-            Field::CtOriginalDestination,
-            Field::CtOriginalSourcePort,
-            Field::CtOriginalDestinationPort,
-            Field::CtReplySource,
-            Field::CtReplyDestination,
-            Field::CtReplySourcePort,
-            Field::CtReplyDestinationPort,
-        ] {
-            fields.add(field);
-        }
-        fields
+    pub(crate) fn add(&mut self, field: Field) {
+        self.0 |= 1 << field as u64;
     }
 
     pub(crate) fn with(self, other: FieldSet) -> Self {

@@ -1,8 +1,8 @@
 //! What we do not evaluate, and how to tell which packets it could touch.
 
 use super::Surroundings;
-use super::compiler::Compiler;
-use super::facts::Facts;
+use super::compiler::{Compiler, reads_of_guard};
+use super::facts::{Facts, FieldSet};
 use super::matching::{CompiledMatch, Holds};
 use crate::config::Guard;
 use crate::outcome::{PuntReason, Stop};
@@ -11,12 +11,18 @@ use crate::outcome::{PuntReason, Stop};
 pub(crate) struct CompiledGuard {
     matches: Box<[CompiledMatch]>,
     reason: PuntReason,
+    reads: FieldSet,
 }
 
 impl CompiledGuard {
     pub(crate) fn compile(guard: &Guard, compiler: &mut Compiler<'_>) -> Self {
         let matches = guard.matches.iter().map(|one| compiler.one_match(one)).collect();
-        CompiledGuard { matches, reason: guard.reason }
+        CompiledGuard { matches, reason: guard.reason, reads: reads_of_guard(guard) }
+    }
+
+    /// Whether it looks at the tuples of connections.
+    pub(crate) fn asks_tuples(&self) -> bool {
+        self.reads.meets(FieldSet::TUPLES)
     }
 
     /// Stops a packet that the guarded thing could touch.

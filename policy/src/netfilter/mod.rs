@@ -3,6 +3,9 @@
 //! Rules work on the [`Query`](crate::Query) itself, as the kernel's work on the packet: a mark, a TOS or a TTL that one has set is what the next
 //! one sees. Nothing else is changed, so a walk that ends in a punt leaves no trace.
 //!
+//! Conntrack and nat have their own places among the chains: a [`Stretch`] is what lies between them. Translation changes addresses and
+//! ports, so it never happens inside of a chain.
+//!
 //! A long chain is not walked rule by rule. An [index](crate::index) over the tests with which its rules begin tells which rules a packet
 //! can match; those are applied in their order, as the walk would, and the others would have done nothing. Rules that are found by
 //! the mark, the TOS, the TTL or the MSS only are looked up anew when a rule has changed one of these. Sets of ranges over several
@@ -18,11 +21,12 @@
 
 mod chain;
 mod compiler;
+mod connection;
 mod facts;
 mod guard;
+mod masquerade;
 mod matching;
 mod nat;
-mod nat_ports;
 mod set;
 mod turns;
 
@@ -30,14 +34,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::compile::Policy;
-use crate::config::{BaseChain, ChainPolicy, Conntrack, CounterSlot, Hook, Link};
-use crate::connection::{Manip, Tracking};
+use crate::config::{BaseChain, ChainPolicy, Conntrack, CounterSlot, Field, Hook, Link};
+use crate::connection::Manip;
 use crate::names::Family;
 use crate::outcome::{DropReason, PuntReason, Stop};
 use chain::{CompiledBase, Flow};
 pub(crate) use compiler::Compiler;
 pub(crate) use facts::{Facts, FieldSet};
 pub(crate) use guard::CompiledGuard;
+pub(crate) use masquerade::Masquerade;
 
 /// Chains nested deeper are punted. The kernel's own bound for nftables is 16 (`NFT_JUMP_STACK_SIZE`).
 pub(crate) const DEEPEST_JUMP: usize = 64;
@@ -60,36 +65,79 @@ impl Tally for Uncounted {
 /// The chains of one family.
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
-    /// By [`Hook`], in the kernel's order.
-    hooks: [Vec<Station>; Hook::ALL.len()],
-    /// Chains of type nat, by hook.
-    nat: [Vec<CompiledBase>; Hook::ALL.len()],
-    /// Some rule asks for the tuples of connections.
-    asks_tuples: bool,
+    /// By [`Stretch`], in the kernel's order.
+    stretches: [Vec<Group>; Stretch::ALL.len()],
+    /// Those of type nat, by [`Manip`].
+    nat: [Vec<Group>; 2],
     /// All counters have lower numbers.
     slots: usize,
+    /// All that their rules look at or change.
+    reads: FieldSet,
 }
 
-/// What stands on a hook.
-#[derive(Debug)]
-enum Station {
-    Chains(Group),
-    /// `ipv4_conntrack_in`
-    Track,
-    /// `nf_nat_ipv4_pre_routing`, `nf_nat_ipv4_out`
-    Nat(Manip),
-    /// A chain of the same priority as one of the two above, of which nobody knows which comes first.
-    Unknown,
+/// A part of a packet's way on which nobody but rules changes anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stretch {
+    /// PREROUTING before conntrack.
+    Untracked,
+    /// PREROUTING between conntrack and the translation of the destination.
+    Tracked,
+    /// PREROUTING behind it.
+    Destined,
+    Forward,
+    /// POSTROUTING before the translation of the source.
+    Leaving,
+    /// POSTROUTING behind it.
+    Left,
+}
+
+/// Places of conntrack and nat on their hooks (`NF_IP_PRI_*`, `NF_IP6_PRI_*`).
+const CONNTRACK: i32 = -200;
+const NAT_DST: i32 = -100;
+const NAT_SRC: i32 = 100;
+
+impl Stretch {
+    const ALL: [Stretch; 6] =
+        [Stretch::Untracked, Stretch::Tracked, Stretch::Destined, Stretch::Forward, Stretch::Leaving, Stretch::Left];
+
+    fn of(chain: &BaseChain) -> Self {
+        match chain.hook {
+            Hook::Prerouting if chain.priority <= CONNTRACK => Stretch::Untracked,
+            Hook::Prerouting if chain.priority <= NAT_DST => Stretch::Tracked,
+            Hook::Prerouting => Stretch::Destined,
+            Hook::Forward => Stretch::Forward,
+            Hook::Postrouting if chain.priority <= NAT_SRC => Stretch::Leaving,
+            Hook::Postrouting => Stretch::Left,
+        }
+    }
+
+    fn hook(self) -> Hook {
+        match self {
+            Stretch::Untracked | Stretch::Tracked | Stretch::Destined => Hook::Prerouting,
+            Stretch::Forward => Hook::Forward,
+            Stretch::Leaving | Stretch::Left => Hook::Postrouting,
+        }
+    }
+}
+
+/// Whether conntrack or nat stands on the hook with the same priority: which one the kernel runs first cannot be seen.
+fn has_rival(chain: &BaseChain, conntrack: Conntrack) -> bool {
+    match (chain.hook, chain.priority) {
+        (Hook::Prerouting, CONNTRACK) => conntrack != Conntrack::Off,
+        (Hook::Prerouting, NAT_DST) | (Hook::Postrouting, NAT_SRC) => conntrack == Conntrack::Translates,
+        _ => false,
+    }
+}
+
+/// What the kernel does about connections. The first chain of type nat begins to translate, whatever is said of it.
+pub(crate) fn conntrack_of(family: Family, chains: &[BaseChain], conntrack: [Conntrack; 2]) -> Conntrack {
+    let translates = chains.iter().any(|chain| chain.family == family && chain.nat && chain.hook != Hook::Forward);
+    if translates { Conntrack::Translates } else { conntrack[family as usize] }
 }
 
 /// Chains of one priority; several only if their order is not known.
 #[derive(Debug)]
 struct Group(Vec<CompiledBase>);
-
-/// `NF_IP_PRI_CONNTRACK`, `NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`; IPv6 has the same.
-const CONNTRACK: i32 = -200;
-const NAT_DST: i32 = -100;
-const NAT_SRC: i32 = 100;
 
 /// What a rule may ask besides the packet.
 #[derive(Clone, Copy)]
@@ -100,35 +148,24 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Chains {
-    pub(crate) fn compile(family: Family, chains: &[BaseChain], links: &[Link], conntrack: Conntrack) -> Self {
+    pub(crate) fn compile(family: Family, chains: &[BaseChain], conntrack: Conntrack, links: &[Link]) -> Self {
         let mut compiler = Compiler::new(family, links);
         let mut compiled = Chains::default();
-        let mut ours = own_stations(conntrack);
         for chain in chains.iter().filter(|chain| chain.family == family) {
             compiled.slots =
                 chain.all_rules().fold(compiled.slots, |slots, rule| slots.max(rule.counter.0 as usize + 1));
-            let base = compiler.base(chain);
-            compiled.asks_tuples |= base.reads.meets(FieldSet::tuples());
-            if chain.nat {
-                compiled.nat[chain.hook as usize].push(base);
-                continue;
+            let nat = chain.nat && chain.hook != Hook::Forward;
+            let groups = match chain.hook {
+                Hook::Postrouting if nat => &mut compiled.nat[Manip::Source as usize],
+                _ if nat => &mut compiled.nat[Manip::Destination as usize],
+                _ => &mut compiled.stretches[Stretch::of(chain) as usize],
+            };
+            let base = compiler.base(chain, !nat && has_rival(chain, conntrack));
+            compiled.reads = compiled.reads.with(base.reads);
+            match groups.last_mut() {
+                Some(group) if chain.unordered => group.0.push(base),
+                _ => groups.push(Group(vec![base])),
             }
-            let stations = &mut compiled.hooks[chain.hook as usize];
-            let ours = &mut ours[chain.hook as usize];
-            while let Some((_, station)) = ours.pop_if(|(priority, _)| *priority < chain.priority) {
-                stations.push(station);
-            }
-            if ours.last().is_some_and(|(priority, _)| *priority == chain.priority) {
-                stations.push(Station::Unknown);
-                continue;
-            }
-            match stations.last_mut() {
-                Some(Station::Chains(group)) if chain.unordered => group.0.push(base),
-                _ => stations.push(Station::Chains(Group(vec![base]))),
-            }
-        }
-        for (stations, ours) in compiled.hooks.iter_mut().zip(ours) {
-            stations.extend(ours.into_iter().rev().map(|(_, station)| station));
         }
         compiled
     }
@@ -137,51 +174,32 @@ impl Chains {
         self.slots
     }
 
-    /// Passes the packet through one hook. Each base chain sees what the one before has left; ACCEPT ends only its own.
+    /// Whether rules look at the tuples of connections.
+    pub(crate) fn asks_tuples(&self) -> bool {
+        self.reads.meets(FieldSet::TUPLES)
+    }
+
+    /// Passes the packet through one stretch of its way. Each base chain sees what the one before has left; ACCEPT ends only its own.
     ///
     /// # Errors
     ///
     /// How the packet ends here.
     pub(crate) fn pass(
         &self,
-        hook: Hook,
+        stretch: Stretch,
         facts: &mut Facts<'_>,
         policy: &Policy,
-        tracking: &mut impl Tracking,
         tally: &mut impl Tally,
     ) -> Result<(), Stop> {
-        let surroundings = Surroundings { policy, family: facts.query.family(), hook };
-        for station in &self.hooks[hook as usize] {
-            match station {
-                Station::Chains(Group(chains)) => match &chains[..] {
-                    [chain] => chain.pass(facts, surroundings, tally)?,
-                    chains => pass_unordered(chains, facts, surroundings, tally)?,
-                },
-                Station::Track => self.track(facts, tracking)?,
-                Station::Nat(manip) => self.translate(*manip, facts, surroundings, tracking, tally)?,
-                Station::Unknown => return Err(Stop::Punt(PuntReason::ChainOrder)),
+        let surroundings = Surroundings { policy, family: facts.query.family(), hook: stretch.hook() };
+        for group in &self.stretches[stretch as usize] {
+            match &group.0[..] {
+                [chain] => chain.pass(facts, surroundings, tally)?,
+                chains => pass_unordered(chains, facts, surroundings, tally)?,
             }
         }
         Ok(())
     }
-}
-
-/// Where conntrack and nat stand on each hook: the last one comes first.
-fn own_stations(conntrack: Conntrack) -> [Vec<(i32, Station)>; Hook::ALL.len()] {
-    let (tracks, translates) = (conntrack != Conntrack::Off, conntrack == Conntrack::Translates);
-    Hook::ALL.map(|hook| {
-        let all = match hook {
-            Hook::Prerouting => {
-                vec![
-                    (translates, NAT_DST, Station::Nat(Manip::Destination)),
-                    (tracks, CONNTRACK, Station::Track),
-                ]
-            }
-            Hook::Forward => Vec::new(),
-            Hook::Postrouting => vec![(translates, NAT_SRC, Station::Nat(Manip::Source))],
-        };
-        all.into_iter().filter(|(there, ..)| *there).map(|(_, priority, station)| (priority, station)).collect()
-    })
 }
 
 /// Runs each of the chains on the packet as it comes to them. What they come to stands if it is the same in any order; a packet for
@@ -195,6 +213,8 @@ fn pass_unordered(
     let unknown = Err(Stop::Punt(PuntReason::ChainOrder));
     let came = Facts { written: FieldSet::default(), counted: 0, ..*facts };
     let mut writer: Option<(usize, Facts<'_>)> = None;
+    // A packet that is dropped leaves the counters of rules and its connection's mark.
+    let leaves = |facts: &Facts<'_>| facts.counted > 0 || facts.written.meets(FieldSet::of(&[Field::CtMark]));
     let (mut drops, mut traces, mut drop, mut clash) = (0, 0, None, false);
     for (number, chain) in chains.iter().enumerate() {
         let mut own = came;
@@ -204,15 +224,18 @@ fn pass_unordered(
                 clash |= writer.is_some();
                 writer = Some((number, own));
             }
-            Err(stop @ Stop::Drop(_)) => (drops, drop) = (drops + 1, Some((stop, own.counted > 0))),
+            Err(stop @ Stop::Drop(_)) => (drops, drop) = (drops + 1, Some((stop, own))),
             Err(punt) => return Err(punt),
         }
-        traces += u32::from(own.counted > 0);
+        traces += u32::from(leaves(&own));
     }
     match drop {
         _ if clash => return unknown,
         // Who comes before the one that drops counts, who comes behind it does not.
-        Some((stop, counted)) if traces == u32::from(counted && drops == 1) => return Err(stop),
+        Some((stop, own)) if traces == u32::from(leaves(&own) && drops == 1) => {
+            facts.tracked = own.tracked;
+            return Err(stop);
+        }
         Some(_) => return unknown,
         None => {}
     }
@@ -228,9 +251,13 @@ fn pass_unordered(
 
 impl CompiledBase {
     fn pass(&self, facts: &mut Facts<'_>, surroundings: Surroundings<'_>, tally: &mut impl Tally) -> Result<(), Stop> {
+        if self.has_rival && !self.is_empty() {
+            return Err(Stop::Punt(PuntReason::ChainOrder));
+        }
         match self.run(facts, surroundings, tally)? {
-            // Only in chains of type nat.
-            Flow::Accept | Flow::Nat(_) => Ok(()),
+            // Nothing but a chain of type nat has such a verdict.
+            Flow::Nat(_) => Err(opaque_at(surroundings.hook)),
+            Flow::Accept => Ok(()),
             Flow::Return if self.policy == ChainPolicy::Accept => Ok(()),
             Flow::Return => Err(drop_at(surroundings.hook)),
         }

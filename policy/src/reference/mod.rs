@@ -3,6 +3,8 @@
 //! It shares no code with [`compile`](crate::compile) beyond the small vocabulary of [`config`](crate::config) and the hash of
 //! multipath routes: the property tests hold the two against each other, and `shunt explain` prints its [`Trace`].
 
+mod connection;
+mod masquerade;
 mod netfilter;
 mod routing;
 
@@ -10,11 +12,12 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::config::{ChainPolicy, Config, CounterSlot, Hook, Leg, Link, Origin, RuleAction, Transmit};
+use crate::connection::{Direction, Endpoint, Manip, State, Tracking, Trackless};
 use crate::names::{Family, Ifindex, Mac, Mark, TableId};
 use crate::neighbour::NeighbourSlot;
 use crate::outcome::{Egress, PuntReason, Stop};
 use crate::query::Query;
-use netfilter::Packet;
+use netfilter::{EVER, Packet};
 
 /// What was asked on the way, and how it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +35,10 @@ pub struct Trace {
 pub enum Step {
     /// A netfilter rule matched. What it changed, in words.
     Matched { rule: Origin, changes: Vec<String> },
+    /// What conntrack says of the packet, and the state in words.
+    Tracked { state: State, direction: Direction },
+    /// Translation: what the source or destination becomes, if it changes.
+    Translated { manip: Manip, new: Option<Endpoint> },
     /// A netfilter rule that we do not evaluate might match.
     MightMatch { rule: Origin },
     /// The end of a chain decided.
@@ -57,6 +64,14 @@ impl fmt::Display for Step {
         match self {
             Step::Matched { rule, changes } if changes.is_empty() => write!(f, "{rule}"),
             Step::Matched { rule, changes } => write!(f, "{rule} ({})", changes.join(", ")),
+            Step::Tracked { state, direction } => write!(f, "conntrack: {state:?}, {direction:?}"),
+            Step::Translated { manip, new: Some(Endpoint { address, port: 0 }) } => {
+                write!(f, "nat: {manip:?} -> {address}")
+            }
+            Step::Translated { manip, new: Some(Endpoint { address, port }) } => {
+                write!(f, "nat: {manip:?} -> {address} port {port}")
+            }
+            Step::Translated { manip, new: None } => write!(f, "nat: {manip:?} stays"),
             Step::MightMatch { rule } => write!(f, "{rule} (not mirrored: could match)"),
             Step::ChainPolicy { chain, policy } => write!(f, "{chain}: chain policy {policy:?}"),
             Step::Rule { rule, .. } => write!(f, "{rule}"),
@@ -71,27 +86,37 @@ impl fmt::Display for Step {
     }
 }
 
-/// Follows one packet through a configuration.
+/// Follows one packet, which nobody tracks, through a configuration.
 pub fn trace(config: &Config, query: &Query) -> Trace {
-    let mut walk = Walk { config, family: query.family(), steps: Vec::new(), mark: query.mark, counted: Vec::new() };
-    let end = walk.follow(query);
+    trace_tracking(config, query, &mut Trackless)
+}
+
+/// Follows one packet, whose connection is known to `tracking`, through a configuration.
+pub fn trace_tracking(config: &Config, query: &Query, tracking: &mut dyn Tracking) -> Trace {
+    let (family, mark) = (query.family(), query.mark);
+    let mut walk = Walk { config, family, tracking, steps: Vec::new(), mark, counted: Vec::new() };
+    let mut packet = Packet::of(query);
+    let end = walk.follow(&mut packet);
+    if packet.marks_connection {
+        walk.tracking.keep_mark(packet.connection.mark);
+    }
     Trace { steps: walk.steps, mark: walk.mark, counted: walk.counted, end }
 }
 
 struct Walk<'a> {
     config: &'a Config,
     family: Family,
+    tracking: &'a mut dyn Tracking,
     steps: Vec<Step>,
     mark: Mark,
     counted: Vec<CounterSlot>,
 }
 
 impl<'a> Walk<'a> {
-    fn follow(&mut self, query: &Query) -> Result<Egress, Stop> {
-        let ingress = self.link(query.iif).ok_or(Stop::Punt(PuntReason::UnknownIngress))?;
-        let mut packet = Packet::of(query);
-        self.guards(Hook::Prerouting, &packet)?;
-        self.hook(Hook::Prerouting, &mut packet)?;
+    fn follow(&mut self, packet: &mut Packet) -> Result<Egress, Stop> {
+        let ingress = self.link(packet.query.iif).ok_or(Stop::Punt(PuntReason::UnknownIngress))?;
+        self.guards(Hook::Prerouting, packet)?;
+        let new_destination = self.prerouting(packet)?;
         self.mark = packet.query.mark;
         let query = &{ packet.query };
         let forwarding = match self.family {
@@ -129,11 +154,13 @@ impl<'a> Walk<'a> {
         }
         packet.query.ttl -= 1;
         packet.oif = Some(leg.oif);
+        packet.via = leg.via;
         packet.mtu = mtu.unwrap_or(link_mtu);
-        self.guards(Hook::Forward, &packet)?;
-        self.hook(Hook::Forward, &mut packet)?;
-        self.hook(Hook::Postrouting, &mut packet)?;
-        self.send(&packet.query, leg, egress)
+        self.guards(Hook::Forward, packet)?;
+        self.hook(Hook::Forward, EVER, packet)?;
+        let new_source = self.postrouting(packet)?;
+        let egress = self.send(&packet.query, leg, egress)?;
+        Ok(Egress { new_source, new_destination, ..egress })
     }
 
     fn link(&self, ifindex: Ifindex) -> Option<&'a Link> {

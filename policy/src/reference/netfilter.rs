@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use super::{Step, Walk};
 use crate::config::{
-    self, Action, BaseChain, ChainPolicy, ChainRule, Field, Guard, Hook, Match, Mss, MssLimit, RouteKind, Set, Side,
-    Test, TtlChange, Value, Verdict,
+    self, Action, BaseChain, ChainPolicy, ChainRule, Conntrack, Field, Guard, Hook, Match, Mss, MssLimit, RouteKind,
+    Set, Side, Test, TtlChange, Value, Verdict,
 };
+use crate::connection::{Connection, Manip, Range};
 use crate::names::{Family, Ifindex, Mark, Prefix, TableId};
 use crate::outcome::{DropReason, PuntReason, Stop};
 use crate::query::{Query, Transport};
@@ -19,6 +20,13 @@ const DEEPEST: usize = crate::netfilter::DEEPEST_JUMP;
 pub(super) struct Packet {
     pub(super) query: Query,
     pub(super) oif: Option<Ifindex>,
+    /// The gateway.
+    pub(super) via: Option<IpAddr>,
+    pub(super) connection: Connection,
+    /// NOTRACK, or what conntrack passes over.
+    pub(super) untracked: bool,
+    /// A rule has set `ct mark`.
+    pub(super) marks_connection: bool,
     /// Largest packet that the route ahead takes.
     pub(super) mtu: u32,
     /// Fields that rules have set, be it to what they were.
@@ -29,14 +37,28 @@ pub(super) struct Packet {
 
 impl Packet {
     pub(super) fn of(query: &Query) -> Self {
-        Packet { query: *query, oif: None, mtu: 0, written: Vec::new(), counts: 0 }
+        Packet {
+            query: *query,
+            oif: None,
+            via: None,
+            connection: Connection::NONE,
+            untracked: false,
+            marks_connection: false,
+            mtu: 0,
+            written: Vec::new(),
+            counts: 0,
+        }
     }
 }
+
+/// All priorities.
+pub(super) const EVER: (i32, i32) = (i32::MIN, i32::MAX);
 
 /// How a chain ended.
 enum End {
     Accept,
     Return,
+    Nat(Range),
 }
 
 impl<'a> Walk<'a> {
@@ -53,11 +75,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// All base chains of a hook.
-    pub(super) fn hook(&mut self, hook: Hook, packet: &mut Packet) -> Result<(), Stop> {
+    /// All base chains of a hook with such priorities, but those of type nat.
+    pub(super) fn hook(&mut self, hook: Hook, (from, to): (i32, i32), packet: &mut Packet) -> Result<(), Stop> {
         let (config, family) = (self.config, self.family);
-        let chains: Vec<&BaseChain> =
-            config.chains.iter().filter(|chain| chain.family == family && chain.hook == hook).collect();
+        let chains: Vec<&BaseChain> = config
+            .chains
+            .iter()
+            .filter(|chain| chain.family == family && chain.hook == hook && !(chain.nat && hook != Hook::Forward))
+            .filter(|chain| (from..=to).contains(&chain.priority))
+            .collect();
         let mut rest = &chains[..];
         while let [first, behind @ ..] = rest {
             let companions = behind.iter().take_while(|chain| chain.unordered).count();
@@ -69,6 +95,68 @@ impl<'a> Walk<'a> {
             rest = &behind[companions..];
         }
         Ok(())
+    }
+
+    /// The chains of type nat of a hook, until one has said what the packet becomes.
+    pub(super) fn nat_chains(&mut self, manip: Manip, packet: &mut Packet) -> Result<Option<Range>, Stop> {
+        let (config, family) = (self.config, self.family);
+        let hook = if manip == Manip::Source { Hook::Postrouting } else { Hook::Prerouting };
+        let chains: Vec<&BaseChain> =
+            config.chains.iter().filter(|chain| chain.family == family && chain.hook == hook && chain.nat).collect();
+        let mut rest = &chains[..];
+        while let [first, behind @ ..] = rest {
+            let companions = behind.iter().take_while(|chain| chain.unordered).count();
+            let found = if companions == 0 {
+                self.nat_chain(first, packet)?
+            } else {
+                self.nat_in_any_order(&rest[..=companions], packet)?
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+            rest = &behind[companions..];
+        }
+        Ok(None)
+    }
+
+    /// Only if one alone of the chains does anything at all, and that does not depend on it.
+    fn nat_in_any_order(&mut self, chains: &[&'a BaseChain], packet: &mut Packet) -> Result<Option<Range>, Stop> {
+        let came = Packet { written: Vec::new(), counts: 0, ..packet.clone() };
+        let mut ends = Vec::new();
+        for (at, chain) in chains.iter().enumerate() {
+            let mut own = came.clone();
+            let end = self.nat_chain(chain, &mut own);
+            if let Err(Stop::Punt(_)) = end {
+                return end;
+            }
+            if end != Ok(None) || !own.written.is_empty() || own.counts > 0 {
+                ends.push((at, end, own));
+            }
+            if ends.len() > 1 {
+                return Err(Stop::Punt(PuntReason::ChainOrder));
+            }
+        }
+        let Some((at, end, own)) = ends.pop() else { return Ok(None) };
+        let others = chains.iter().enumerate().filter(|(other, _)| *other != at);
+        let mut looks =
+            others.flat_map(|(_, chain)| chain.all_rules()).flat_map(|rule| &rule.steps).flat_map(looked_at);
+        if looks.any(|field| own.written.contains(&field)) {
+            return Err(Stop::Punt(PuntReason::ChainOrder));
+        }
+        packet.take(own);
+        end
+    }
+
+    fn nat_chain(&mut self, chain: &'a BaseChain, packet: &mut Packet) -> Result<Option<Range>, Stop> {
+        match self.chain(chain, &chain.rules, packet, 0)? {
+            End::Accept => Ok(None),
+            End::Nat(range) => Ok(Some(range)),
+            End::Return if chain.policy == ChainPolicy::Accept => Ok(None),
+            End::Return => {
+                self.steps.push(Step::ChainPolicy { chain: chain.name.clone(), policy: chain.policy });
+                Err(dropped(chain.hook))
+            }
+        }
     }
 
     /// Each of the chains sees the packet as it came. What they make of it counts if no order would make anything else of it.
@@ -89,10 +177,16 @@ impl<'a> Walk<'a> {
             return unknown;
         }
         let droppers: Vec<usize> = (0..ends.len()).filter(|at| ends[*at].0.is_err()).collect();
-        let counters: Vec<usize> = (0..ends.len()).filter(|at| ends[*at].1.counts > 0).collect();
+        let leaves = |packet: &Packet| packet.counts > 0 || packet.written.contains(&Field::CtMark);
+        let leavers: Vec<usize> = (0..ends.len()).filter(|at| leaves(&ends[*at].1)).collect();
         if let [one, ..] = droppers[..] {
-            let alone = counters.is_empty() || (counters == [one] && droppers == [one]);
-            return if alone { ends[one].0 } else { unknown };
+            let alone = leavers.is_empty() || (leavers == [one] && droppers == [one]);
+            if !alone {
+                return unknown;
+            }
+            packet.connection = ends[one].1.connection;
+            packet.marks_connection = ends[one].1.marks_connection;
+            return ends[one].0;
         }
         if let [writer] = writers[..] {
             for (at, chain) in chains.iter().enumerate() {
@@ -102,14 +196,24 @@ impl<'a> Walk<'a> {
                     return unknown;
                 }
             }
-            packet.query = ends[writer].1.query;
-            packet.written.extend(ends[writer].1.written.iter().copied());
+            packet.take(ends.swap_remove(writer).1);
         }
         Ok(())
     }
 
     fn base_chain(&mut self, chain: &'a BaseChain, packet: &mut Packet) -> Result<(), Stop> {
+        // Conntrack and nat have these priorities, too.
+        let rival = match (chain.hook, chain.priority) {
+            (Hook::Prerouting, -200) => Some(Conntrack::Tracks),
+            (Hook::Prerouting, -100) | (Hook::Postrouting, 100) => Some(Conntrack::Translates),
+            _ => None,
+        };
+        let is_empty = chain.rules.is_empty() && chain.policy == ChainPolicy::Accept;
+        if rival.is_some_and(|rival| self.conntrack() >= rival) && !is_empty {
+            return Err(Stop::Punt(PuntReason::ChainOrder));
+        }
         match self.chain(chain, &chain.rules, packet, 0)? {
+            End::Nat(_) => Err(unknown(chain.hook)),
             End::Accept => Ok(()),
             End::Return if chain.policy == ChainPolicy::Accept => Ok(()),
             End::Return => {
@@ -133,7 +237,8 @@ impl<'a> Walk<'a> {
                 Verdict::Drop => return Err(dropped(base.hook)),
                 Verdict::Return => return Ok(End::Return),
                 Verdict::Reject => return Err(Stop::Punt(PuntReason::Reject)),
-                Verdict::Nat(_) => return Err(Stop::Punt(PuntReason::Nat)),
+                Verdict::Nat(_) if !base.nat || base.hook == Hook::Forward => return Err(unknown(base.hook)),
+                Verdict::Nat(nat) => return Ok(End::Nat(self.range(base.hook, &nat, packet)?)),
                 Verdict::Opaque(_) => return Err(unknown(base.hook)),
                 Verdict::Jump(name) => (name, false),
                 Verdict::Goto(name) => (name, true),
@@ -141,7 +246,7 @@ impl<'a> Walk<'a> {
             let user = base.user.iter().rfind(|user| user.name == target);
             let user = user.filter(|_| depth < DEEPEST).ok_or(unknown(base.hook))?;
             let end = self.chain(base, &user.rules, packet, depth + 1)?;
-            if goes || matches!(end, End::Accept) {
+            if goes || matches!(end, End::Accept | End::Nat(_)) {
                 return Ok(end);
             }
         }
@@ -150,7 +255,7 @@ impl<'a> Walk<'a> {
 
     /// Takes a rule's steps.
     fn rule(&mut self, hook: Hook, rule: &'a ChainRule, packet: &mut Packet) -> Result<Verdict, Stop> {
-        let before = packet.query;
+        let before = (packet.query, packet.connection.mark);
         let opaque = |walk: &mut Self| {
             walk.steps.push(Step::MightMatch { rule: rule.origin.clone() });
             Err(unknown(hook))
@@ -162,8 +267,8 @@ impl<'a> Walk<'a> {
                     Some(true) => {}
                     Some(false) => {
                         // nftables may have changed the packet by then.
-                        if before != packet.query {
-                            self.matched(rule, &before, &packet.query);
+                        if before != (packet.query, packet.connection.mark) {
+                            self.matched(rule, before, packet);
                         }
                         return Ok(Verdict::Continue);
                     }
@@ -173,7 +278,26 @@ impl<'a> Walk<'a> {
                     packet.counts += 1;
                     self.counted.push(rule.counter);
                 }
-                config::Step::Do(Action::Nothing | Action::Untrack) => {}
+                config::Step::Do(Action::Nothing) => {}
+                config::Step::Do(Action::Untrack) => {
+                    if !packet.has_connection() && !packet.untracked {
+                        packet.untracked = true;
+                        packet.written.push(Field::CtState);
+                    }
+                }
+                config::Step::Do(Action::CtMark { clear, flip }) if packet.has_connection() => {
+                    packet.mark_connection((packet.connection.mark.0 & !clear) ^ flip);
+                }
+                config::Step::Do(Action::SaveMark { clear, take, flip }) if packet.has_connection() => {
+                    let taken = packet.query.mark.0 & take;
+                    packet.mark_connection((packet.connection.mark.0 & !clear) ^ taken ^ flip);
+                }
+                config::Step::Do(Action::RestoreMark { clear, take, flip }) if packet.has_connection() => {
+                    let taken = packet.connection.mark.0 & take;
+                    packet.query.mark = Mark((packet.query.mark.0 & !clear) ^ taken ^ flip);
+                    packet.written.push(Field::Mark);
+                }
+                config::Step::Do(Action::CtMark { .. } | Action::SaveMark { .. } | Action::RestoreMark { .. }) => {}
                 config::Step::Do(Action::Mark { clear, flip }) => {
                     packet.query.mark = Mark((packet.query.mark.0 & !clear) ^ flip);
                     packet.written.push(Field::Mark);
@@ -200,13 +324,7 @@ impl<'a> Walk<'a> {
                     packet.written.push(Field::Ttl);
                 }
                 config::Step::Do(Action::Mss(mss)) => self.lower_mss(hook, *mss, packet)?,
-                config::Step::Do(
-                    Action::CtMark { .. }
-                    | Action::SaveMark { .. }
-                    | Action::RestoreMark { .. }
-                    | Action::Connection(_)
-                    | Action::Opaque(_),
-                ) => return opaque(self),
+                config::Step::Do(Action::Connection(_) | Action::Opaque(_)) => return opaque(self),
                 config::Step::Verdict(one) => {
                     verdict = one.clone();
                     break;
@@ -221,12 +339,16 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        self.matched(rule, &before, &packet.query);
+        self.matched(rule, before, packet);
         Ok(verdict)
     }
 
-    fn matched(&mut self, rule: &ChainRule, before: &Query, after: &Query) {
+    fn matched(&mut self, rule: &ChainRule, (before, ct_mark): (Query, Mark), after: &Packet) {
         let mut changes = Vec::new();
+        if ct_mark != after.connection.mark {
+            changes.push(format!("ct mark {} -> {}", ct_mark, after.connection.mark));
+        }
+        let after = &after.query;
         if before.mark != after.mark {
             changes.push(format!("mark {} -> {}", before.mark, after.mark));
         }
@@ -380,7 +502,7 @@ impl<'a> Walk<'a> {
             | Field::CtReplySource
             | Field::CtReplyDestination
             | Field::CtReplySourcePort
-            | Field::CtReplyDestinationPort => None,
+            | Field::CtReplyDestinationPort => self.connection_value(field, packet),
             Field::IpsetSourcePort | Field::IpsetDestinationPort => Some(match (query.protocol, ports, icmp) {
                 (6 | 17 | 132 | 136, Some((source, _)), _) if field == Field::IpsetSourcePort => source.into(),
                 (6 | 17 | 132 | 136, Some((_, destination)), _) => destination.into(),
@@ -406,6 +528,22 @@ impl<'a> Walk<'a> {
     }
 }
 
+impl Packet {
+    fn mark_connection(&mut self, mark: u32) {
+        self.connection.mark = Mark(mark);
+        self.marks_connection = true;
+        self.written.push(Field::CtMark);
+    }
+
+    /// What one chain has made of it.
+    fn take(&mut self, made: Packet) {
+        let Packet { query, connection, untracked, marks_connection, written, .. } = made;
+        (self.query, self.connection) = (query, connection);
+        (self.untracked, self.marks_connection) = (untracked, marks_connection);
+        self.written.extend(written);
+    }
+}
+
 /// What a step looks at, or changes.
 fn looked_at(step: &config::Step) -> Vec<Field> {
     match step {
@@ -420,6 +558,9 @@ fn looked_at(step: &config::Step) -> Vec<Field> {
         config::Step::Do(Action::Tos { .. }) => vec![Field::Tos],
         config::Step::Do(Action::Ttl(_)) => vec![Field::Ttl],
         config::Step::Do(Action::Mss(_)) => vec![Field::TcpMss],
+        config::Step::Do(Action::Untrack) => vec![Field::CtState],
+        config::Step::Do(Action::CtMark { .. }) => vec![Field::CtMark],
+        config::Step::Do(Action::SaveMark { .. } | Action::RestoreMark { .. }) => vec![Field::Mark, Field::CtMark],
         _ => Vec::new(),
     }
 }

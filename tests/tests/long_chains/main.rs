@@ -6,9 +6,8 @@ mod mixed;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use shunt_policy::connection::Trackless;
 use shunt_policy::config::{CounterSlot, Field, Test};
-use shunt_policy::{Generation, Tally, compile, reference};
+use shunt_policy::{Generation, Tally, Trackless, compile, reference};
 
 /// How many rules a packet is held against.
 #[derive(Default)]

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use proptest::test_runner::{Config as Settings, TestRunner};
 use shunt_policy::connection::Trackless;
 use shunt_policy::config::{CounterSlot, Hops, Route, RouteKind};
-use shunt_policy::{Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, compile, recompile, reference};
+use shunt_policy::{
+    Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, Trackless, compile, recompile, reference,
+};
 
 /// Configurations; each is asked [`QUERIES`] times.
 const CONFIGURATIONS: u32 = 20_000;
