@@ -8,7 +8,6 @@ mod arbitrary;
 use std::collections::HashMap;
 
 use proptest::test_runner::{Config as Settings, TestRunner};
-use shunt_policy::connection::Trackless;
 use shunt_policy::config::{CounterSlot, Hops, Route, RouteKind};
 use shunt_policy::{
     Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, Trackless, compile, recompile, reference,
