@@ -38,11 +38,21 @@ pub struct Checked {
     pub same: Option<bool>,
 }
 
-/// Asks the kernel for a packet that `policy` decided on.
+/// Asks the kernel for a packet that `policy` decided on. Nobody tracks it: where the kernel does, there is nothing to compare.
 pub fn check(policy: &Policy, query: &Query, outcome: Result<Egress, Stop>, oracle: &mut Oracle) -> Checked {
-    let Ok(routing) = policy.routing(query) else { return Checked { kernel: Err(Unasked::Ended), same: None } };
-    // As PREROUTING left it.
-    let query = &routing.query;
+    let routed = policy.routing(query).ok().map(|routing| routing.query);
+    check_routed(policy, routed.as_ref(), outcome, oracle)
+}
+
+/// The same for a packet as PREROUTING has left it, its destination translated; `None` if it ended there.
+pub fn check_routed(
+    policy: &Policy,
+    query: Option<&Query>,
+    outcome: Result<Egress, Stop>,
+    oracle: &mut Oracle,
+) -> Checked {
+    let Some(query) = query else { return Checked { kernel: Err(Unasked::Ended), same: None } };
+    let routing = policy.routing_of(query);
     let kernel = oracle.ask(query, query.mark);
     let alike = oracle.chooses_alike(query, &routing, &policy.config().spreading);
     let expected = Expected::of(query, outcome, &routing, alike);
