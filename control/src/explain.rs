@@ -1,18 +1,22 @@
 //! `shunt explain`: the way of one packet, told by the literal reference and checked against the compiled policy.
 
+mod fresh;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shunt_policy::config::Config;
+use shunt_policy::config::CounterSlot;
 use shunt_policy::reference::{self, Step};
-use shunt_policy::{Family, Mac, Mark, Policy, Query, Transport};
+use shunt_policy::{Family, Mac, Mark, Policy, Query, Tally, Transport};
 
 use crate::cli::ExplainArgs;
 use crate::mirror::TableNames;
 use crate::mirror::oracle::Oracle;
 use crate::verify;
+use fresh::Fresh;
 
 const TCP: u8 = 6;
 /// A flag of a TCP packet.
@@ -129,14 +133,17 @@ impl fmt::Display for Packet {
 pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames, oracle: &mut Oracle) -> Result<Value, String> {
     let config = policy.config();
     let query = packet.query(config)?;
-    let trace = reference::trace(config, &query);
-    let compiled = policy.decide(&query);
+    let trace = reference::trace_tracking(config, &query, &mut Fresh::of(&query));
+    let mut routed = Routed(None);
+    let compiled = policy.decide_counting(&query, &mut Fresh::of(&query), &mut routed);
     let oif = trace.end.ok().and_then(|egress| config.links.iter().find(|link| link.ifindex == egress.oif()));
     let (end, meaning) = match trace.end {
         Ok(_) => ("forward".to_owned(), String::new()),
         Err(stop) => (stop.to_string(), meaning(stop).to_owned()),
     };
-    let checked = verify::check(policy, &query, None, trace.end, oracle);
+    // A guard's packet does not come so far, but the kernel can be asked.
+    let routed = routed.0.or_else(|| policy.routing(&query, &mut shunt_policy::Trackless).ok().map(|routing| routing.query));
+    let checked = verify::check_routed(policy, routed.as_ref(), trace.end, oracle);
     Ok(json!({
         "steps": trace.steps.iter().map(|step| said(step, names)).collect::<Vec<_>>(),
         "mark_in": packet.mark,
@@ -153,6 +160,17 @@ pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames, oracle: &mu
         "agreed": compiled == trace.end,
         "generation": policy.generation().0,
     }))
+}
+
+/// The packet as PREROUTING has left it, if it did.
+struct Routed(Option<Query>);
+
+impl Tally for Routed {
+    fn count(&mut self, _: CounterSlot) {}
+
+    fn routed(&mut self, query: &Query) {
+        self.0 = Some(*query);
+    }
 }
 
 fn meaning(stop: shunt_policy::Stop) -> &'static str {

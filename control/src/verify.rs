@@ -39,7 +39,7 @@ pub struct Checked {
     pub same: Option<bool>,
 }
 
-/// Asks the kernel for a packet that `policy` decided on.
+/// Asks the kernel for a packet that `policy` decided on, knowing this of its connection.
 pub fn check(
     policy: &Policy,
     query: &Query,
@@ -47,9 +47,19 @@ pub fn check(
     outcome: Result<Egress, Stop>,
     oracle: &mut Oracle,
 ) -> Checked {
-    let Ok(routing) = policy.routing(query, &mut { tracked }) else { return Checked { kernel: Err(Unasked::Ended), same: None } };
-    // As PREROUTING left it.
-    let query = &routing.query;
+    let routed = policy.routing(query, &mut { tracked }).ok().map(|routing| routing.query);
+    check_routed(policy, routed.as_ref(), outcome, oracle)
+}
+
+/// The same for a packet as PREROUTING has left it, its destination translated; `None` if it ended there.
+pub fn check_routed(
+    policy: &Policy,
+    query: Option<&Query>,
+    outcome: Result<Egress, Stop>,
+    oracle: &mut Oracle,
+) -> Checked {
+    let Some(query) = query else { return Checked { kernel: Err(Unasked::Ended), same: None } };
+    let routing = policy.routing_of(query);
     let kernel = oracle.ask(query, query.mark);
     let alike = oracle.chooses_alike(query, &routing, &policy.config().spreading);
     let expected = Expected::of(query, outcome, &routing, alike);

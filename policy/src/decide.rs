@@ -55,6 +55,7 @@ impl Policy {
         self.admit(&family.before, Hook::Prerouting, facts)?;
         let new_destination = self.prerouting(facts, tracking, tally)?;
         let query = &{ facts.query };
+        tally.routed(query);
         if !ingress.forwards(query.family()) {
             return Err(Stop::Punt(PuntReason::ForwardingOff));
         }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::compile::Policy;
 use crate::connection::Tracking;
+use crate::fib;
 use crate::names::Ifindex;
 use crate::netfilter::{Facts, Uncounted};
 use crate::outcome::Stop;
@@ -40,14 +41,19 @@ impl Policy {
     pub fn routing(&self, query: &Query, tracking: &mut impl Tracking) -> Result<Routing, Stop> {
         let mut facts = Facts::of(query, &self.links);
         self.prerouting(&mut facts, tracking, &mut Uncounted)?;
-        let query = &facts.query;
+        Ok(self.routing_of(&facts.query))
+    }
+
+    /// The same for a packet as PREROUTING has left it, which [`Tally::routed`](crate::Tally::routed) tells.
+    pub fn routing_of(&self, query: &Query) -> Routing {
         let family = self.family(query.family());
         let ground = self.ground(query.family());
+        let destination = fib::aligned_address(query.destination);
         let mut routing = Routing { query: *query, dissected: family.rules.dissects, legs: Vec::new(), taken: None };
-        if let Answer::Onward(way) = ground.walk(query, facts.destination) {
+        if let Answer::Onward(way) = ground.walk(query, destination) {
             routing.legs = family.sets.way(way).next_hops().collect();
             routing.taken = ground.leg(way, query).ok().map(|hop| hop.next_hop());
         }
-        Ok(routing)
+        routing
     }
 }

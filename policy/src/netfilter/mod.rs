@@ -38,6 +38,7 @@ use crate::config::{BaseChain, ChainPolicy, Conntrack, CounterSlot, Field, Hook,
 use crate::connection::Manip;
 use crate::names::Family;
 use crate::outcome::{DropReason, PuntReason, Stop};
+use crate::query::Query;
 use chain::{CompiledBase, Flow};
 pub(crate) use compiler::Compiler;
 pub(crate) use facts::{Facts, FieldSet};
@@ -53,6 +54,9 @@ pub trait Tally {
 
     /// A rule is held against the packet: how many are is what the packet costs.
     fn held(&mut self) {}
+
+    /// The packet as PREROUTING has left it: that is what `ip rule` and the tables are asked about.
+    fn routed(&mut self, _: &Query) {}
 }
 
 /// Nobody wants to know.

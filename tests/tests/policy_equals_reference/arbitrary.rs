@@ -2,6 +2,8 @@
 
 #[path = "netfilter.rs"]
 mod netfilter;
+#[path = "script.rs"]
+pub mod script;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,9 +14,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use shunt_policy::config::{
-    Config, DscpMatch, FlowLabelMatch, HashPolicy, Hops, Leg, Link, MarkMatch, Neighbour, NexthopObject, Origin,
-    PortMatch, PortRange, Preference, Route, RouteKind, RpFilter, Rule, RuleAction, RuleSelector, Source, Spreading,
-    Suppress, Transmit,
+    Config, Conntrack, DscpMatch, FlowLabelMatch, HashPolicy, Hops, Leg, Link, LinkAddress, MarkMatch, Neighbour,
+    NexthopObject, Origin, PortMatch, PortRange, Preference, Route, RouteKind, RpFilter, Rule, RuleAction,
+    RuleSelector, Source, Spreading, Suppress, Transmit,
 };
 use shunt_policy::{
     Dscp, Family, Ifindex, Mac, Mark, PortId, Prefix, Priority, PuntReason, Query, Rib, TableId, Transport,
@@ -35,8 +37,9 @@ pub fn config() -> impl Strategy<Value = Config> {
         spreading(),
         netfilter::chains(),
         prop_oneof![12 => Just(Vec::new()), 1 => vec(netfilter::guard(), 1..3)],
+        (conntrack(), conntrack()),
     );
-    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, chains, guards)| {
+    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, chains, guards, conntrack)| {
         let mut rib = Rib::default();
         for (table, prefix, route) in routes {
             rib.append(table, prefix, route);
@@ -58,10 +61,14 @@ pub fn config() -> impl Strategy<Value = Config> {
             nexthops: Arc::new(nexthops),
             spreading,
             chains: Arc::new(chains),
-            conntrack: Default::default(),
+            conntrack: conntrack.into(),
             guards: Arc::new(guards),
         }
     })
+}
+
+fn conntrack() -> impl Strategy<Value = Conntrack> {
+    select(vec![Conntrack::Off, Conntrack::Off, Conntrack::Tracks, Conntrack::Translates])
 }
 
 pub fn query() -> impl Strategy<Value = Query> {
@@ -122,9 +129,10 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
         let rarely = prop::bool::weighted(0.05);
         let redirected = prop::bool::weighted(0.02);
         let more = (any::<bool>(), usually, rarely, rarely, redirected, 0..3u32, select(vec![1500u32, 1400, 1280]));
+        let more = (more, vec(link_address(), 0..4));
         (facts, more).prop_map(move |(facts, more)| {
             let (up, has_mac, forwarding4, forwarding6, rp_filter, src_valid_mark, transmit) = facts;
-            let (accept_local, has_address4, ignored4, ignored6, redirected, group, mtu) = more;
+            let ((accept_local, has_address4, ignored4, ignored6, redirected, group, mtu), addresses) = more;
             Link {
                 ifindex: Ifindex(at as u32 + 1),
                 name: NAMES[at].to_owned(),
@@ -142,13 +150,28 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
                 ignored6,
                 redirected4: redirected,
                 redirected6: redirected,
-                addresses: Vec::new(),
+                addresses,
                 group,
                 transmit,
             }
         })
     };
     (link(0), link(1), link(2), link(3), link(4)).prop_map(|(a, b, c, d, e)| vec![a, b, c, d, e])
+}
+
+fn link_address() -> impl Strategy<Value = LinkAddress> {
+    family().prop_flat_map(|family| {
+        let scope = select(vec![0u8, 0, 0, 0, 253, 254]);
+        (address(family), prefix(family), scope, prop::bool::weighted(0.2), prop::bool::weighted(0.8)).prop_map(
+            |(address, network, scope, secondary, preferred)| LinkAddress {
+                address,
+                network,
+                scope,
+                secondary,
+                preferred,
+            },
+        )
+    })
 }
 
 fn neighbour() -> impl Strategy<Value = Neighbour> {

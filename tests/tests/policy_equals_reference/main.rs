@@ -5,12 +5,14 @@
 
 mod arbitrary;
 
+use arbitrary::script::{Call, script};
+
 use std::collections::HashMap;
 
 use proptest::test_runner::{Config as Settings, TestRunner};
 use shunt_policy::config::{CounterSlot, Hops, Route, RouteKind};
 use shunt_policy::{
-    Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, Trackless, compile, recompile, reference,
+    Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, Uncounted, compile, recompile, reference,
 };
 
 /// Configurations; each is asked [`QUERIES`] times.
@@ -22,19 +24,27 @@ fn compiled_equals_reference_on_a_million_pairs() {
     let settings = Settings { cases: CONFIGURATIONS, failure_persistence: None, ..Settings::default() };
     let mut ends: HashMap<String, u32> = HashMap::new();
     let seen = std::cell::RefCell::new(&mut ends);
-    let strategy = (arbitrary::config(), proptest::collection::vec(arbitrary::query(), QUERIES));
-    let result = TestRunner::new(settings).run(&strategy, |(config, queries)| {
+    let packet = (arbitrary::query(), script());
+    let strategy = (arbitrary::config(), proptest::collection::vec(packet, QUERIES));
+    let result = TestRunner::new(settings).run(&strategy, |(config, packets)| {
         let policy = compile(&config, Generation(1));
-        for query in &queries {
-            let trace = reference::trace(&config, query);
+        for (query, script) in &packets {
+            let script = script.clone().of(query.family());
+            let (mut told, mut tracking) = (script.clone(), script);
+            let trace = reference::trace_tracking(&config, query, &mut told);
             let mut counted = Counted::default();
-            let answer = policy.decide_counting(query, &mut Trackless, &mut counted);
+            let answer = policy.decide_counting(query, &mut tracking, &mut counted);
+            proptest::prop_assert_eq!(&tracking.calls, &told.calls, "query {:?}\nsteps {:#?}", query, trace.steps);
             proptest::prop_assert_eq!(answer, trace.end, "query {:?}\nsteps {:#?}", query, trace.steps);
             if !matches!(answer, Err(Stop::Punt(_))) {
                 proptest::prop_assert_eq!(&counted.0, &trace.counted, "query {:?}\nsteps {:#?}", query, trace.steps);
             }
             let word = match answer {
-                Ok(_) => "forward".to_owned(),
+                Ok(egress) => {
+                    let asked = tracking.calls.iter().any(|call| matches!(call, Call::Translate(.., Some(_))));
+                    let changed = egress.new_source().is_some() || egress.new_destination().is_some();
+                    if asked && changed { "forward translated".to_owned() } else { "forward".to_owned() }
+                }
                 Err(stop) => stop.to_string(),
             };
             *seen.borrow_mut().entry(word).or_default() += 1;
@@ -50,6 +60,7 @@ fn compiled_equals_reference_on_a_million_pairs() {
         assert!(ends.get(&reason).copied().unwrap_or(0) > 100, "the generator hardly reaches {reason:?}");
     }
     assert!(ends["forward"] > 50_000, "the generator hardly forwards");
+    assert!(ends["forward translated"] > 5_000, "the generator hardly translates");
 }
 
 /// The rules that say that they count a packet.
@@ -70,9 +81,9 @@ fn recompiled_equals_reference() {
     let strategy = (
         arbitrary::config(),
         proptest::collection::vec(change, 1..30),
-        proptest::collection::vec(arbitrary::query(), 10),
+        proptest::collection::vec((arbitrary::query(), script()), 10),
     );
-    let result = TestRunner::new(settings).run(&strategy, |(mut config, changes, queries)| {
+    let result = TestRunner::new(settings).run(&strategy, |(mut config, changes, packets)| {
         // So many that they do not stand together, and that some numbers are free.
         let mut rib = Rib::default();
         for number in 0..150 {
@@ -94,9 +105,13 @@ fn recompiled_equals_reference() {
             rib.set(OTHER, host_prefix(at as u8), &[]);
             config.tables = rib.tables().clone();
             policy = recompile(&config, Generation(at as u64), &policy);
-            for query in &queries {
-                let trace = reference::trace(&config, query);
-                proptest::prop_assert_eq!(policy.decide(query), trace.end, "query {:?}\n{:#?}", query, trace.steps);
+            for (query, script) in &packets {
+                let script = script.clone().of(query.family());
+                let (mut told, mut tracking) = (script.clone(), script);
+                let trace = reference::trace_tracking(&config, query, &mut told);
+                let answer = policy.decide_counting(query, &mut tracking, &mut Uncounted);
+                proptest::prop_assert_eq!(answer, trace.end, "query {:?}\n{:#?}", query, trace.steps);
+                proptest::prop_assert_eq!(&tracking.calls, &told.calls, "query {:?}\n{:#?}", query, trace.steps);
             }
         }
         Ok(())
@@ -118,8 +133,18 @@ fn host_prefix(host: u8) -> Prefix {
 /// The ends that the policy can decide; the others belong to the frame parser, the ports and the mirror.
 fn policy_reasons() -> Vec<String> {
     use shunt_policy::{DropReason as D, PuntReason as P};
-    let drops =
-        [D::PreroutingDrop, D::ForwardDrop, D::PostroutingDrop, D::BlackholeRule, D::BlackholeRoute].map(Stop::Drop);
+    let drops = [
+        D::PreroutingDrop,
+        D::ForwardDrop,
+        D::PostroutingDrop,
+        D::BlackholeRule,
+        D::BlackholeRoute,
+        D::NatExhausted,
+        D::NatMoved,
+        D::NatNoAddress,
+        D::ConntrackFull,
+    ]
+    .map(Stop::Drop);
     let punts = [
         P::NotUnicast,
         P::Oversize,
@@ -152,6 +177,7 @@ fn policy_reasons() -> Vec<String> {
         P::Conntrack,
         P::Netdev,
         P::Nat,
+        P::KernelConnection,
     ]
     .map(Stop::Punt);
     drops.iter().chain(&punts).map(Stop::to_string).collect()

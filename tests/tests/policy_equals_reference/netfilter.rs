@@ -35,14 +35,24 @@ pub fn chains() -> impl Strategy<Value = Vec<BaseChain>> {
 fn base_chain() -> impl Strategy<Value = BaseChain> {
     let policy = prop_oneof![9 => Just(ChainPolicy::Accept), 1 => Just(ChainPolicy::Drop)];
     let hook = select(vec![Hook::Prerouting, Hook::Prerouting, Hook::Forward, Hook::Postrouting]);
-    (family(), hook, select(vec![-150, 0]), any::<bool>()).prop_flat_map(move |(family, hook, priority, unordered)| {
+    let nat = prop::bool::weighted(0.3);
+    let place = (hook, nat).prop_flat_map(|(hook, nat)| {
+        let priorities = match (hook, nat) {
+            (_, true) => vec![-100, 0, 100],
+            (Hook::Prerouting, false) => [vec![-300; 4], vec![-150; 8], vec![-50; 4], vec![-200, -100]].concat(),
+            (Hook::Forward, false) => vec![-150, 0],
+            (Hook::Postrouting, false) => [vec![-150; 4], vec![150; 4], vec![100]].concat(),
+        };
+        (Just(hook), Just(nat), select(priorities))
+    });
+    (family(), place, any::<bool>()).prop_flat_map(move |(family, (hook, nat, priority), unordered)| {
         // Now and then so many that they are not asked one by one.
         let rules = move |most: usize| {
             prop_oneof![
-                160 => vec(rule(family), 0..most),
-                1 => vec(rule(family), 20..40),
-                3 => vec(one_of_many(family), 7..40),
-                1 => vec(one_of_many(family), 40..200),
+                160 => vec(rule(family, nat), 0..most),
+                1 => vec(rule(family, nat), 20..40),
+                3 => vec(one_of_many(family, nat), 7..40),
+                1 => vec(one_of_many(family, nat), 40..200),
             ]
         };
         (rules(5), rules(3), rules(3), policy.clone()).prop_map(move |(rules, first, second, policy)| BaseChain {
@@ -51,7 +61,7 @@ fn base_chain() -> impl Strategy<Value = BaseChain> {
             priority,
             unordered,
             name: "a chain".to_owned(),
-            nat: false,
+            nat,
             rules,
             policy,
             user: vec![
@@ -62,7 +72,7 @@ fn base_chain() -> impl Strategy<Value = BaseChain> {
     })
 }
 
-fn rule(family: Family) -> impl Strategy<Value = ChainRule> {
+fn rule(family: Family, nat: bool) -> impl Strategy<Value = ChainRule> {
     // As iptables has it, mostly; nftables mixes.
     let step = prop_oneof![
         8 => one_match(family).prop_map(Step::Match),
@@ -71,8 +81,8 @@ fn rule(family: Family) -> impl Strategy<Value = ChainRule> {
     ];
     let last = prop_oneof![
         6 => action(family).prop_map(|action| Some(Step::Do(action))),
-        6 => verdict().prop_map(|verdict| Some(Step::Verdict(verdict))),
-        1 => map(family, verdict().boxed()).prop_map(|(key, map)| Some(Step::VerdictOf { key, map })),
+        6 => verdict(family, nat).prop_map(|verdict| Some(Step::Verdict(verdict))),
+        1 => map(family, verdict(family, nat).boxed()).prop_map(|(key, map)| Some(Step::VerdictOf { key, map })),
         1 => Just(None),
     ];
     (vec(step, 0..4), prop::bool::weighted(0.7), last).prop_map(|(mut steps, counts, last)| {
@@ -85,7 +95,7 @@ fn rule(family: Family) -> impl Strategy<Value = ChainRule> {
 }
 
 /// A rule that most packets pass by or go on behind, so that they come to the end of a long chain.
-fn one_of_many(family: Family) -> impl Strategy<Value = ChainRule> {
+fn one_of_many(family: Family, nat: bool) -> impl Strategy<Value = ChainRule> {
     let known = |one: Match| if let Test::Opaque(_) = one.test { Match { test: Test::iif("+"), ..one } } else { one };
     let matches = vec(one_match(family).prop_map(move |one| Step::Match(known(one))), 1..4);
     let mark = || (mask(), mark_value()).prop_map(|(clear, flip)| Action::Mark { clear, flip });
@@ -93,17 +103,19 @@ fn one_of_many(family: Family) -> impl Strategy<Value = ChainRule> {
         20 => mark().prop_map(Step::Do),
         3 => (select(vec![0xffu8, 0xfc]), tos()).prop_map(|(clear, flip)| Step::Do(Action::Tos { clear, flip })),
         1 => Just(Step::Verdict(Verdict::Jump("second".to_owned()))),
-        1 => verdict().prop_map(Step::Verdict),
+        1 => (mask(), mark_value()).prop_map(|(clear, flip)| Step::Do(Action::CtMark { clear, flip })),
+        1 => verdict(family, nat).prop_map(Step::Verdict),
     ];
     let usual = (matches, last).prop_map(|(matches, last)| ChainRule {
         steps: matches.into_iter().chain([Step::Count, last]).collect(),
         counter: CounterSlot(0),
         origin: origin(Source::IptablesNft),
     });
-    prop_oneof![40 => usual, 1 => rule(family)]
+    prop_oneof![40 => usual, 1 => rule(family, nat)]
 }
 
-fn verdict() -> impl Strategy<Value = Verdict> {
+fn verdict(family: Family, in_nat: bool) -> impl Strategy<Value = Verdict> {
+    let often = if in_nat { 20 } else { 1 };
     let chain = || select(vec!["first", "second", "missing"]).prop_map(str::to_owned);
     prop_oneof![
         6 => Just(Verdict::Accept),
@@ -113,9 +125,25 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         6 => chain().prop_map(Verdict::Jump),
         2 => chain().prop_map(Verdict::Goto),
         1 => Just(Verdict::Reject),
-        1 => Just(Verdict::Nat(Nat::plain(NatTo::Masquerade).into())),
+        often => nat(family).prop_map(|nat| Verdict::Nat(nat.into())),
         1 => Just(Verdict::Opaque("queue".to_owned())),
     ]
+}
+
+fn nat(family: Family) -> impl Strategy<Value = Nat> {
+    let pair = move || (address(family), address(family));
+    let to = prop_oneof![
+        8 => pair().prop_map(|(one, other)| NatTo::Addresses(Some((one.min(other), one.max(other))))),
+        1 => Just(NatTo::Addresses(None)),
+        3 => prefix(family).prop_map(NatTo::Prefix),
+        10 => Just(NatTo::Masquerade),
+        1 => Just(NatTo::Redirect),
+    ];
+    let ports = option::of(port().prop_map(|first| PortRange { first, last: first.saturating_add(9) }));
+    let rarely = || prop::bool::weighted(0.2);
+    (to, ports, option::weighted(0.1, port()), rarely(), rarely(), rarely()).prop_map(
+        |(to, ports, base, random, fully_random, persistent)| Nat { to, ports, base, random, fully_random, persistent },
+    )
 }
 
 fn action(family: Family) -> impl Strategy<Value = Action> {
@@ -132,6 +160,10 @@ fn action(family: Family) -> impl Strategy<Value = Action> {
         2 => ttl.prop_map(Action::Ttl),
         3 => (limit, any::<bool>()).prop_map(|(to, adds)| Action::Mss(Mss { to, adds })),
         1 => Just(Action::Nothing),
+        1 => Just(Action::Untrack),
+        2 => (mask(), mark_value()).prop_map(|(clear, flip)| Action::CtMark { clear, flip }),
+        2 => (mask(), mask(), mark_value()).prop_map(|(clear, take, flip)| Action::SaveMark { clear, take, flip }),
+        2 => (mask(), mask(), mark_value()).prop_map(|(clear, take, flip)| Action::RestoreMark { clear, take, flip }),
         1 => Just(Action::Opaque("limit".to_owned())),
         1 => Just(Action::Connection("CONNMARK".to_owned())),
     ]
@@ -176,7 +208,9 @@ fn one_match(family: Family) -> impl Strategy<Value = Match> {
 
 fn field_mask(field: Field) -> BoxedStrategy<u128> {
     match field {
-        Field::Mark => mask().prop_map(u128::from).boxed(),
+        Field::Mark | Field::CtMark => mask().prop_map(u128::from).boxed(),
+        Field::CtState => select(vec![1u128, 0x02, 0x06, 0x08, 0x40, 0x80, 0x100, 0x1ff]).boxed(),
+        Field::CtStatus => select(vec![0x02u128, 0x0e, 0x10, 0x20, 0x180]).boxed(),
         Field::Tos | Field::TcpFlags => select(vec![0xffu128, 0xfc, 0x03, 0x12]).boxed(),
         _ => Just(u128::MAX).boxed(),
     }
@@ -234,6 +268,23 @@ fn field(family: Family) -> impl Strategy<Value = (Field, BoxedStrategy<Value>)>
         1 => Just((Field::SourceMac, one(vec![0x0200_0000_0901]))),
         1 => Just((Field::IpsetSourcePort, prop_oneof![Just(Value::one(0u16)), Just(Value::one(0x100u16))].boxed())),
         1 => Just((Field::IpsetDestinationPort, ports())),
+        4 => Just((Field::CtState, Just(Value::Range { first: 1, last: 0x1ff }).boxed())),
+        1 => Just((Field::CtStatus, Just(Value::Range { first: 1, last: 0x1ff }).boxed())),
+        2 => Just((Field::CtMark, mark_value().prop_map(Value::one).boxed())),
+        1 => Just((Field::CtDirection, one(vec![0, 1]))),
+        1 => Just((Field::CtProtocol, protocol().prop_map(Value::one).boxed())),
+        1 => select(vec![
+            Field::CtOriginalSource,
+            Field::CtOriginalDestination,
+            Field::CtReplySource,
+            Field::CtReplyDestination,
+        ]).prop_map(move |field| (field, network())),
+        1 => select(vec![
+            Field::CtOriginalSourcePort,
+            Field::CtOriginalDestinationPort,
+            Field::CtReplySourcePort,
+            Field::CtReplyDestinationPort,
+        ]).prop_map(move |field| (field, ports())),
     ]
 }
 
