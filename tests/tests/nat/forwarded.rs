@@ -18,9 +18,11 @@ fn privileged_curl_through_dnat(by: By) {
     );
     let _witness = Witness::serve(&edge.alice, &["[::]:80"]);
     let router = by.start(&edge.router);
-    for (public, client) in [("198.51.100.1:8080", Edge::SERVER), ("[2001:db8:2::1]:8080", Edge::SERVER6)] {
-        let seen = curl_is_seen_as(&edge.server, public, "--local-port 40124");
-        assert_eq!((seen.ip().to_string().as_str(), seen.port()), (client, 40124), "a client keeps its address");
+    for (public, port, client) in
+        [("198.51.100.1:8080", 40124, Edge::SERVER), ("[2001:db8:2::1]:8080", 40134, Edge::SERVER6)]
+    {
+        let seen = curl_is_seen_as(&edge.server, public, &format!("--local-port {port}"));
+        assert_eq!((seen.ip().to_string().as_str(), seen.port()), (client, port), "a client keeps its address");
         router.forwards(40, || download(&edge.server, public, 3_000_000));
     }
 }

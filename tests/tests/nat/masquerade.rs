@@ -3,11 +3,10 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use serde_json::Value;
 use shunt_tests::lab::{Witness, eventually};
 
 use crate::by::{By, stories};
-use crate::network::{Edge, curl_is_seen_as, download};
+use crate::network::{Edge, curl_is_seen_as, download, iperf3};
 
 stories![
     privileged_curl_and_ping_through_masquerade,
@@ -20,12 +19,12 @@ fn privileged_curl_and_ping_through_masquerade(by: By) {
     edge.masquerade();
     let _witness = Witness::serve(&edge.server, &["[::]:80"]);
     let router = by.start(&edge.router);
-    for (server, address, public) in [
-        (Edge::SERVER.to_owned(), Edge::SERVER, "198.51.100.1"),
-        (format!("[{}]", Edge::SERVER6), Edge::SERVER6, "2001:db8:2::1"),
+    for (server, address, port, public) in [
+        (Edge::SERVER.to_owned(), Edge::SERVER, 40123, "198.51.100.1"),
+        (format!("[{}]", Edge::SERVER6), Edge::SERVER6, 40133, "2001:db8:2::1"),
     ] {
-        let seen = curl_is_seen_as(&edge.alice, &server, "--local-port 40123");
-        assert_eq!((seen.ip().to_string().as_str(), seen.port()), (public, 40123));
+        let seen = curl_is_seen_as(&edge.alice, &server, &format!("--local-port {port}"));
+        assert_eq!((seen.ip().to_string().as_str(), seen.port()), (public, port));
         router.forwards(40, || download(&edge.alice, &server, 3_000_000));
         let ping = router.forwards(10, || edge.alice.run(&format!("ping -q -c5 -i0.1 -W2 {address}")));
         assert!(ping.contains("5 packets transmitted, 5 received"), "{ping}");
@@ -38,16 +37,7 @@ fn privileged_iperf3_both_ways_through_masquerade(by: By) {
     let _iperf3 = edge.server.spawn(&["iperf3", "-s"]);
     let router = by.start(&edge.router);
     for way in ["", "-R"] {
-        let received = router.forwards(200, || {
-            let command = format!("iperf3 -J -t 1 {way} -c {}", Edge::SERVER);
-            // The server may not listen yet.
-            let output = eventually(Duration::from_secs(8), || {
-                let output = edge.alice.try_run(&command);
-                (output.code == 0).then_some(output.stdout)
-            });
-            let report: Value = serde_json::from_str(&output.expect("a report")).expect("JSON");
-            report["end"]["sum_received"]["bytes"].as_u64().expect("bytes")
-        });
+        let received = router.forwards(200, || iperf3(&edge.alice, &format!("-t 1 {way} -c {}", Edge::SERVER)).0);
         assert!(received > 2_000_000, "{received} bytes in a second, {way}");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
 use shunt_tests::lab::{Lab, Namespace, eventually};
 
 /// A router at the edge of a network, with two ways out. Nobody outside has a route to the inner networks.
@@ -16,7 +17,6 @@ use shunt_tests::lab::{Lab, Namespace, eventually};
 ///
 /// The default route leads by `wan0`. `lan` is a bridge; `isp` takes from each of its links only what belongs there (rp_filter 1).
 pub struct Edge {
-    pub lab: Lab,
     pub alice: Namespace,
     pub bob: Namespace,
     pub router: Namespace,
@@ -75,7 +75,7 @@ impl Edge {
             v4 = Self::SERVER,
             v6 = Self::SERVER6
         ));
-        let edge = Edge { lab, alice, bob, router, isp, server };
+        let edge = Edge { alice, bob, router, isp, server };
         edge.resolve_neighbours();
         edge
     }
@@ -111,4 +111,16 @@ pub fn download(from: &Namespace, server: &str, bytes: u64) {
 pub fn curl_is_seen_as(from: &Namespace, server: &str, options: &str) -> SocketAddr {
     let text = from.run(&format!("curl -sS -g -m 10 {options} http://{server}/who"));
     text.parse().unwrap_or_else(|_| panic!("{server}: {text}"))
+}
+
+/// Runs iperf3 against a server that has just been started. Returns the bytes that were received, and the seconds it took.
+pub fn iperf3(client: &Namespace, options: &str) -> (u64, f64) {
+    let mut said = String::new();
+    let report = eventually(Duration::from_secs(10), || {
+        said = client.try_run(&format!("timeout 9 iperf3 -J {options}")).stdout;
+        let report: Value = serde_json::from_str(&said).ok()?;
+        let end = &report["end"];
+        Some((end["sum_received"]["bytes"].as_u64()?, end["sum_sent"]["seconds"].as_f64()?))
+    });
+    report.unwrap_or_else(|| panic!("iperf3 {options}: {said}"))
 }

@@ -10,6 +10,7 @@ use crate::network::{Edge, curl_is_seen_as};
 stories![
     privileged_a_port_is_kept_while_the_tuple_is_free,
     privileged_ports_keep_their_class,
+    privileged_two_public_addresses_of_one_server_clash_behind_the_router,
     privileged_the_routers_own_connections_clash_with_nobody,
 ];
 
@@ -57,6 +58,23 @@ fn privileged_ports_keep_their_class(by: By) {
                 assert!(second != port && class.contains(&second), "{port} became {second}");
             }
         }
+    });
+}
+
+/// A client asks one server by two addresses of the router from one port: behind the router these would be one connection, so the second
+/// gets another source port, though no rule asks for one.
+fn privileged_two_public_addresses_of_one_server_clash_behind_the_router(by: By) {
+    let edge = Edge::new();
+    edge.router.run("iptables -t nat -A PREROUTING -p udp --dport 8080 -j DNAT --to-destination 192.0.2.10:80");
+    let _witness = Witness::serve(&edge.alice, &["0.0.0.0:80"]);
+    edge.router.run("ip addr add 198.51.100.2/24 dev wan0");
+    let router = by.start(&edge.router);
+    router.forwards(4, || {
+        assert_eq!(seen(&edge.server, 5070, "198.51.100.1:8080").to_string(), "198.18.0.25:5070");
+        let second = seen(&edge.server, 5070, "198.51.100.2:8080");
+        assert!(second.port() != 5070 && second.port() >= 1024 && second.ip().to_string() == "198.18.0.25", "{second}");
+        assert_eq!(seen(&edge.server, 5070, "198.51.100.1:8080").to_string(), "198.18.0.25:5070");
+        assert_eq!(seen(&edge.server, 5070, "198.51.100.2:8080"), second);
     });
 }
 

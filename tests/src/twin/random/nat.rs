@@ -265,7 +265,7 @@ fn nft_states(rng: &mut Rng, family: Family, all: &mut Vec<Command>) {
     load(format!("add table {table}"));
     load(format!("add chain {table} raw {{ type filter hook prerouting priority -300; }}"));
     load(format!("add chain {table} pre {{ type filter hook prerouting priority -140; }}"));
-    load(format!("add chain {table} fwd {{ type filter hook forward priority 5; }}"));
+    load(format!("add chain {table} way {{ type filter hook forward priority 5; }}"));
     load(format!("add chain {table} post {{ type filter hook postrouting priority {}; }}", one(rng, &[-150, 300])));
     if rarely(rng, 4) {
         load(format!("add rule {table} raw udp dport {} counter notrack", one(rng, &[25, 53])));
@@ -293,9 +293,9 @@ fn nft_states(rng: &mut Rng, family: Family, all: &mut Vec<Command>) {
                 "ct direction reply",
             ],
         );
-        let chain = one(rng, &["pre", "fwd", "fwd", "post"]);
+        let chain = one(rng, &["pre", "way", "way", "post"]);
         let what = match rng.u32(..8) {
-            0 if chain == "fwd" => format!("udp dport {} counter drop", one(rng, &[9, 80])),
+            0 if chain == "way" => format!("udp dport {} counter drop", one(rng, &[9, 80])),
             1 => format!("counter {ip} dscp set 4"),
             _ => "counter".to_owned(),
         };

@@ -175,7 +175,10 @@ fn tcp(rng: &mut Rng, family: Family) -> Vec<Step> {
         talk.say(rng, from, ACK | PSH, bytes);
     }
     match rng.u32(..6) {
-        0 => talk.say(rng, if rng.bool() { c } else { s }, RST, 0),
+        0 => {
+            let from = one(rng, &[c, s]);
+            talk.say(rng, from, RST, 0);
+        }
         1 => {
             // Both end at once.
             talk.say(rng, c, FIN | ACK, 0);

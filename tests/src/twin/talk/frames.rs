@@ -186,7 +186,8 @@ fn error(
         old.copy_from_slice(&tag.to_be_bytes());
     }
     if spoiled {
-        *quote.get_mut(quoted_parts.body - 14 + 1)? ^= 1;
+        // Of the destination: the source may be a port drawn at random.
+        *quote.get_mut(quoted_parts.body - 14 + 3)? ^= 1;
     }
     // The MTU of the next hop, where that is what it is about.
     let [high, low] = 1280u16.to_be_bytes();
