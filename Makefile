@@ -28,7 +28,7 @@ demo: packages ## the "marking packets" chapter, live, in network namespaces (as
 test: packages ## rustfmt, clippy, all tests; those in network namespaces need root
 	@./.ci/test
 
-twin: packages ## random configurations and packets against the kernel (as root): SECONDS=600 KIND=netfilter SEED=n CASE=n
+twin: packages ## random configurations and packets against the kernel (as root): SECONDS=600 KIND=netfilter|nat SEED=n CASE=n
 	cargo build --locked -p shunt-control -p shunt-tests --bins
 	@./.ci/as-root target/debug/twin --seconds $(or $(SECONDS),60) $(if $(KIND),--kind $(KIND)) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
 

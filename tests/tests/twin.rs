@@ -8,6 +8,9 @@ use shunt_tests::twin::{Kind, campaign};
 const SEED: u64 = 1;
 const TIME: Duration = Duration::from_secs(150);
 const TIME_FOR_RULE_SETS: Duration = Duration::from_secs(120);
+const TIME_FOR_TRANSLATIONS: Duration = Duration::from_secs(60);
+/// Whether the workers are to have forwarded what is translated.
+const WORKERS_TRANSLATE: bool = false;
 
 #[test]
 fn privileged_random_cases_do_not_diverge() {
@@ -32,5 +35,20 @@ fn privileged_random_rule_sets_do_not_diverge() {
     // Or else rules are not there that were to be tested.
     assert!(report.refused_rule_sets.len() as u64 * 50 < report.cases, "the tools refuse rule sets: {report}");
     assert_eq!(report.late, 0, "the mirror does not keep its bounds: {report}");
+    assert!(report.unsteady * 200 < report.packets, "frames are lost: {report}");
+}
+
+#[test]
+fn privileged_random_translations_do_not_diverge() {
+    let report = campaign::run(Kind::Nat, 3, SEED, 0..u64::MAX, TIME_FOR_TRANSLATIONS, |_| {});
+    println!("{report}");
+    assert!(report.divergence.is_none(), "{report}");
+    assert!(report.packets >= 3000, "few packets: {report}");
+    assert!(report.answered * 2 > report.packets, "rules stop most packets: {report}");
+    if WORKERS_TRANSLATE {
+        assert!(report.by_workers * 3 > report.answered, "few by the workers: {report}");
+    }
+    assert!(report.refused_rule_sets.len() as u64 * 20 < report.cases, "the tools refuse rule sets: {report}");
+    assert!(report.late * 500 < report.packets, "the mirror does not keep its bounds: {report}");
     assert!(report.unsteady * 200 < report.packets, "frames are lost: {report}");
 }

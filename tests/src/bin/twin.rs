@@ -1,4 +1,4 @@
-//! The differential test for as long as one likes: `twin [--kind routing|netfilter] [--seconds N] [--seed S] [--from N] [--case N]
+//! The differential test for as long as one likes: `twin [--kind routing|netfilter|nat] [--seconds N] [--seed S] [--from N] [--case N]
 //! [--twins N]`.
 
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         if word == "--kind" {
             kinds.retain(|kind| Some(kind.to_string()) == value);
             if kinds.is_empty() {
-                eprintln!("twin: --kind: expected routing or netfilter");
+                eprintln!("twin: --kind: expected routing, netfilter or nat");
                 return ExitCode::from(2);
             }
             continue;

@@ -9,6 +9,7 @@ mod frames;
 mod host;
 mod namespace;
 mod topology;
+mod witness;
 
 use std::path::Path;
 use std::sync::Once;
@@ -22,6 +23,7 @@ pub use frames::{Wire, WireEar, WireSender, ipv4_udp, ipv6_udp};
 pub use host::{Answer, Host, Stream, StreamReport};
 pub use namespace::{Namespace, Output, Process};
 pub use topology::TwoWays;
+pub use witness::Witness;
 
 /// A private place for namespaces. One per process: a second call shares the first.
 pub struct Lab(());

@@ -79,10 +79,10 @@ fn marks() -> String {
 }
 
 /// Has the chains of iptables-legacy on the hooks, from which it never takes them off again.
-pub fn legacy_tables() -> Command {
+pub fn legacy_tables(tables: &[&str]) -> Command {
     let mut script = String::new();
     for family in ["iptables", "ip6tables"] {
-        for table in ["raw", "mangle", "filter"] {
+        for table in tables {
             let _ = writeln!(script, "{family}-legacy -w 10 -t {table} -S >/dev/null");
         }
     }
@@ -105,6 +105,9 @@ pub fn reset_rules() -> Vec<Command> {
             })
             .concat();
         let _ = write!(script, "{family}-legacy-restore -w 10 <<'END'\n{empty}END\n");
+        // Where it is not, its name would have it made.
+        let names = family.replace("tables", "_tables_names");
+        let _ = writeln!(script, "if grep -qx nat /proc/net/{names}; then {family}-legacy -w 10 -t nat -F; fi");
     }
     // The kernel lets go of what rules have used some time after them.
     script += "for i in $(seq 20); do ipset flush; ipset destroy 2>/dev/null && break; sleep 0.02; done\n";

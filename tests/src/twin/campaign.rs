@@ -13,19 +13,19 @@ use serde_json::Value;
 use super::command::Command;
 use super::packet::Packet;
 use super::random::{self, Kind};
-use super::{Outcome, Outcomes, Twin, rules};
+use super::{Outcome, Outcomes, Twin, rules, talk};
 use crate::lab::Lab;
 
 /// Packets of each case.
 const PACKETS: usize = 96;
 /// A difference counts if it shows as often in a row: a machine under load may lose a frame.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 /// The kernel grants each host some errors in a row, then one in this time (`ip_error`, `inet_peer_xrlim_allow`).
 const ANOTHER_ERROR: Duration = Duration::from_secs(1);
 /// The mirror is equal to the kernel this long after the last change.
 const LATE: Duration = Duration::from_secs(1);
 /// How long a failure may be made smaller.
-const SHRINKING: Duration = Duration::from_secs(120);
+pub(super) const SHRINKING: Duration = Duration::from_secs(120);
 
 /// What a number of cases came to.
 #[derive(Debug, Default)]
@@ -96,11 +96,16 @@ struct Case {
 
 impl Case {
     fn new(kind: Kind, seed: u64, number: u64) -> Self {
-        let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
+        let mut rng = dice(seed, number);
         let commands = random::commands(&mut rng, kind);
         let packets = random::packets(&mut rng, PACKETS);
         Case { kind, seed, number, commands, packets }
     }
+}
+
+/// The same for a case in every run.
+pub(super) fn dice(seed: u64, number: u64) -> Rng {
+    Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
 }
 
 /// Runs cases on `twins` pairs of routers beside each other, until the time is over or two routers differ. `told` hears of each
@@ -150,8 +155,10 @@ struct Campaign {
 
 impl Campaign {
     fn work(&self, twin: &mut Twin, told: &impl Fn(&Report)) {
-        if self.kind == Kind::Netfilter {
-            twin.order_back_ends();
+        match self.kind {
+            Kind::Routing => {}
+            Kind::Netfilter => twin.order_back_ends(&["raw", "mangle", "filter"]),
+            Kind::Nat => twin.order_back_ends(&["raw", "mangle", "nat", "filter"]),
         }
         let before = ends(&twin.daemon().status());
         while Instant::now() < self.end && self.report().divergence.is_none() {
@@ -160,7 +167,10 @@ impl Campaign {
                 break;
             }
             let mut of_case = Report::default();
-            one(twin, &Case::new(self.kind, self.seed, number), &mut of_case);
+            match self.kind {
+                Kind::Nat => talk::case(twin, self.seed, number, &mut of_case),
+                _ => one(twin, &Case::new(self.kind, self.seed, number), &mut of_case),
+            }
             let mut report = self.report();
             report.add(of_case);
             told(&report);
@@ -179,6 +189,17 @@ impl Campaign {
 }
 
 impl Report {
+    /// One more case, and what the tools said to its commands.
+    pub(super) fn configured(&mut self, case: u64, commands: &[Command], refused: &str) {
+        self.cases += 1;
+        self.commands += commands.len() as u64;
+        // What `ip` says of each, and what the kernel says of a sysctl or a rule of ours.
+        let of_command = |line: &&str| line.starts_with("Command failed") || !line.contains("rror:");
+        self.refused += refused.lines().filter(of_command).count() as u64;
+        let sets = refused.lines().filter(|line| line.starts_with(rules::REFUSED));
+        self.refused_rule_sets.extend(sets.map(|line| format!("case {case}: {line}")));
+    }
+
     fn add(&mut self, other: Report) {
         let Report {
             cases,
@@ -207,13 +228,7 @@ impl Report {
 
 fn one(twin: &mut Twin, case: &Case, report: &mut Report) {
     let refused = prepare(twin, &case.commands);
-    report.cases += 1;
-    report.commands += case.commands.len() as u64;
-    // What `ip` says of each, and what the kernel says of a sysctl or a rule of ours.
-    report.refused +=
-        refused.lines().filter(|line| line.starts_with("Command failed") || !line.contains("rror:")).count() as u64;
-    let sets = refused.lines().filter(|line| line.starts_with(rules::REFUSED));
-    report.refused_rule_sets = sets.map(|line| format!("case {}: {line}", case.number)).collect();
+    report.configured(case.number, &case.commands, &refused);
     report.packets += case.packets.len() as u64;
     let outcomes = twin.exchange(&case.packets);
     report.answered += outcomes.iter().filter(|outcomes| !outcomes.kernel.is_empty()).count() as u64;
@@ -239,7 +254,8 @@ fn one(twin: &mut Twin, case: &Case, report: &mut Report) {
     println!("{}", report.divergence.as_deref().unwrap_or_default());
 }
 
-fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
+/// Configures both routers anew and waits until the mirror has followed. Returns what the kernel refused.
+pub(super) fn prepare(twin: &mut Twin, commands: &[Command]) -> String {
     twin.reset();
     let refused = twin.apply(commands);
     let links = commands.iter().any(|command| command.to_string().ends_with(" down"));
@@ -320,7 +336,7 @@ fn tell(twin: &mut Twin, case: &Case, packet: &Packet) -> String {
     text
 }
 
-fn outcome(outcome: &Outcome) -> String {
+pub(super) fn outcome(outcome: &Outcome) -> String {
     if outcome.is_empty() {
         return "silence".to_owned();
     }

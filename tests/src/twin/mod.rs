@@ -9,8 +9,10 @@ mod random;
 mod rows;
 mod rules;
 mod short;
+pub(crate) mod talk;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -119,8 +121,8 @@ impl Twin {
 
     /// Has the kernel run the chains of iptables-legacy before those of nf_tables where the priority is the same, in this case as in
     /// the next: of two with one priority it runs that first which came last.
-    pub fn order_back_ends(&mut self) {
-        self.apply(&[base::legacy_tables()]);
+    pub fn order_back_ends(&mut self, tables: &[&str]) {
+        self.apply(&[base::legacy_tables(tables)]);
         self.rules = Rules::Loaded;
         self.reset();
     }
@@ -185,32 +187,64 @@ impl Twin {
 
     /// The same with another bound to the silence that ends it.
     pub fn exchange_for(&mut self, packets: &[Packet], quiet: Duration) -> Vec<Outcomes> {
+        let tags = self.next_tags(packets.len());
+        let first = tags.start;
+        let frames = packets.iter().zip(tags.clone()).map(|(packet, tag)| {
+            let frame = packet.frame(tag);
+            [Some((packet.port, frame.clone())), Some((packet.port, frame))]
+        });
+        let [mut kernel, mut shunt] = self.pass(frames, quiet, |_, frame| {
+            let reset = || packet::is_reset_of(frame, packets).map(|number| first + number as u32);
+            packet::tag(frame).or_else(reset)
+        });
+        let take = |outcomes: &mut HashMap<u32, Outcome>, tag| {
+            let mut outcome = outcomes.remove(&tag).unwrap_or_default();
+            outcome.sort();
+            outcome
+        };
+        tags.map(|tag| Outcomes { kernel: take(&mut kernel, tag), shunt: take(&mut shunt, tag) }).collect()
+    }
+
+    /// Tags that no packet had before.
+    fn next_tags(&mut self, count: usize) -> Range<u32> {
         let first = self.tags;
-        self.tags += packets.len() as u32;
+        self.tags += count as u32;
+        first..self.tags
+    }
+
+    /// Sends frames by ports into the kernel's router and into shunt's, and returns what came out of each, by the tag that `tag_of` says
+    /// of a frame of the first (0) or second (1) router, until nothing has come for `quiet`.
+    fn pass(
+        &mut self,
+        frames: impl Iterator<Item = [Option<(usize, Vec<u8>)>; 2]>,
+        quiet: Duration,
+        tag_of: impl Fn(usize, &[u8]) -> Option<u32>,
+    ) -> [HashMap<u32, Outcome>; 2] {
         for router in [&self.kernel, &self.shunt] {
             while router.heard.try_recv().is_ok() {}
         }
-        for (number, packet) in packets.iter().enumerate() {
-            let frame = packet.frame(first + number as u32);
-            self.kernel.senders[packet.port].send(&frame);
-            self.shunt.senders[packet.port].send(&frame);
+        for (number, [kernel, shunt]) in frames.enumerate() {
+            for (router, frame) in [(&mut self.kernel, kernel), (&mut self.shunt, shunt)] {
+                if let Some((port, frame)) = frame {
+                    router.senders[port].send(&frame);
+                }
+            }
             if number % BURST == BURST - 1 {
                 std::thread::sleep(Duration::from_micros(500));
             }
         }
-        let [mut kernel, mut shunt] = [HashMap::<u32, Outcome>::new(), HashMap::new()];
+        let mut both = [HashMap::<u32, Outcome>::new(), HashMap::new()];
         let mut last = Instant::now();
-        let level = |one: &HashMap<u32, Outcome>, other: &HashMap<u32, Outcome>| {
+        let level = |[one, other]: &[HashMap<u32, Outcome>; 2]| {
             one.len() == other.len() && one.keys().all(|tag| other.contains_key(tag))
         };
-        while last.elapsed() < quiet || last.elapsed() < BEHIND && !level(&kernel, &shunt) {
+        while last.elapsed() < quiet || last.elapsed() < BEHIND && !level(&both) {
             let mut any = false;
-            for (router, outcomes) in [(&self.kernel, &mut kernel), (&self.shunt, &mut shunt)] {
+            for (number, router) in [&self.kernel, &self.shunt].into_iter().enumerate() {
                 while let Ok((port, frame)) = router.heard.try_recv() {
-                    let reset = || packet::is_reset_of(&frame, packets).map(|number| first + number as u32);
-                    let Some(tag) = packet::tag(&frame).or_else(reset) else { continue };
+                    let Some(tag) = tag_of(number, &frame) else { continue };
                     let Some(frame) = packet::comparable(frame) else { continue };
-                    outcomes.entry(tag).or_default().push((port, frame));
+                    both[number].entry(tag).or_default().push((port, frame));
                     any = true;
                 }
             }
@@ -219,13 +253,7 @@ impl Twin {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let take = |outcomes: &mut HashMap<u32, Outcome>, tag| {
-            let mut outcome = outcomes.remove(&tag).unwrap_or_default();
-            outcome.sort();
-            outcome
-        };
-        let tags = first..self.tags;
-        tags.map(|tag| Outcomes { kernel: take(&mut kernel, tag), shunt: take(&mut shunt, tag) }).collect()
+        both
     }
 
     pub fn daemon(&self) -> &Daemon {

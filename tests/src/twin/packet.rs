@@ -78,7 +78,7 @@ pub enum Twist {
 }
 
 /// Marks the payload, so that what comes out can be told apart.
-const MAGIC: [u8; 4] = *b"TwIn";
+pub(super) const MAGIC: [u8; 4] = *b"TwIn";
 
 impl Packet {
     /// An ordinary UDP packet. Panics if an address makes no sense: tests are written by hand.
@@ -391,12 +391,12 @@ pub fn comparable(mut frame: Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-fn fill(tag: u32, length: usize) -> Vec<u8> {
+pub(super) fn fill(tag: u32, length: usize) -> Vec<u8> {
     let unit = [MAGIC, tag.to_be_bytes()].concat();
     unit.into_iter().cycle().take(length).collect()
 }
 
-fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(super) fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let length = 8 + payload.len();
     let mut body = [ports.0.to_be_bytes(), ports.1.to_be_bytes(), (length as u16).to_be_bytes(), [0, 0]].concat();
     body.extend(payload);
@@ -405,11 +405,11 @@ fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16), payload: &[u8]) -
     body
 }
 
-fn words(bytes: &[u8]) -> u32 {
+pub(super) fn words(bytes: &[u8]) -> u32 {
     bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
 }
 
-fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u32 {
+pub(super) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u32 {
     let of = |address: IpAddr| match address {
         IpAddr::V4(address) => words(&address.octets()),
         IpAddr::V6(address) => words(&address.octets()),
@@ -418,7 +418,7 @@ fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) 
 }
 
 /// RFC 1071.
-fn checksum(bytes: &[u8], start: u32) -> u16 {
+pub(super) fn checksum(bytes: &[u8], start: u32) -> u16 {
     let mut sum = start + words(bytes);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -2,8 +2,10 @@
 //! prefixes nest; what the kernel refuses it refuses on both routers.
 
 mod configuration;
+mod nat;
 mod netfilter;
 mod packets;
+mod talks;
 
 use std::fmt;
 
@@ -11,7 +13,9 @@ use fastrand::Rng;
 
 use super::command::Command;
 
+pub use nat::PORT_RANGES;
 pub use packets::packets;
+pub use talks::talks;
 
 /// What the cases of a campaign are about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,10 +24,12 @@ pub enum Kind {
     Routing,
     /// Rule sets of netfilter, over less of the above.
     Netfilter,
+    /// Translation of addresses and connection tracking: conversations instead of packets.
+    Nat,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Routing, Kind::Netfilter];
+    pub const ALL: [Kind; 3] = [Kind::Routing, Kind::Netfilter, Kind::Nat];
 }
 
 impl fmt::Display for Kind {
@@ -31,6 +37,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Kind::Routing => "routing",
             Kind::Netfilter => "netfilter",
+            Kind::Nat => "nat",
         })
     }
 }
@@ -40,6 +47,7 @@ pub fn commands(rng: &mut Rng, kind: Kind) -> Vec<Command> {
     match kind {
         Kind::Routing => configuration::commands(rng),
         Kind::Netfilter => netfilter::commands(rng),
+        Kind::Nat => nat::commands(rng),
     }
 }
 

@@ -39,7 +39,7 @@ pub fn commands(rng: &mut Rng) -> Vec<Command> {
 }
 
 /// Routes for everything, other ones by mark and TOS.
-fn routing(rng: &mut Rng) -> Vec<Command> {
+pub(super) fn routing(rng: &mut Rng) -> Vec<Command> {
     let mut all = Vec::new();
     for family in Family::BOTH {
         let ip = |text: String| Command::Ip(Some(family), text);

@@ -1,0 +1,128 @@
+//! A case of conversations, and what to say of one in which the routers differ.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use super::{Difference, Talk, Told, hold, tables};
+use crate::twin::Twin;
+use crate::twin::campaign::{Report, SHRINKING, TRIES, dice, prepare};
+use crate::twin::command::Command;
+use crate::twin::random::{self, Kind};
+
+/// Conversations of each case.
+const TALKS: usize = 48;
+
+/// One case, as its number makes it.
+pub(in crate::twin) fn case(twin: &mut Twin, seed: u64, number: u64, report: &mut Report) {
+    let mut rng = dice(seed, number);
+    let commands = random::commands(&mut rng, Kind::Nat);
+    let talks = random::talks(&mut rng, TALKS);
+    let refused = prepare(twin, &commands);
+    report.configured(number, &commands, &refused);
+    let Told { packets, answered, mut differences } = play(twin, &talks);
+    report.packets += packets;
+    report.answered += answered;
+    let silences = differences.iter().filter(|difference| difference.silence).count() as u64;
+    let others = differences.len() as u64 - silences;
+    // A machine under load may lose a frame: what counts is what happens each time.
+    for _ in 0..TRIES {
+        if differences.is_empty() {
+            break;
+        }
+        prepare(twin, &commands);
+        let again = play(twin, &talks).differences;
+        differences = again.into_iter().filter(|one| is_among(one, &differences)).collect();
+    }
+    if differences.is_empty() {
+        report.unsteady += silences;
+        report.late += others;
+        return;
+    }
+    let text = tell(twin, seed, number, &commands, &talks, &differences[0]);
+    // At once: the end of the daemon may have its own word on it.
+    println!("{text}");
+    report.divergence = Some(text);
+}
+
+/// The conversations, and what the routers say of them afterwards.
+fn play(twin: &mut Twin, talks: &[Talk]) -> Told {
+    let mut told = hold(twin, talks);
+    if told.differences.is_empty() {
+        told.differences.extend(tables::compare(twin));
+    }
+    told
+}
+
+fn is_among(one: &Difference, others: &[Difference]) -> bool {
+    others.iter().any(|other| other.talk == one.talk)
+}
+
+/// Leaves out conversations and commands as long as the routers differ.
+fn shrink(twin: &mut Twin, commands: &[Command], talks: &[Talk], difference: &Difference) -> (Vec<Command>, Vec<Talk>) {
+    let start = Instant::now();
+    let (mut commands, mut talks) = (commands.to_vec(), talks.to_vec());
+    let mut differ = |commands: &[Command], talks: &[Talk]| {
+        prepare(twin, commands);
+        !play(twin, talks).differences.is_empty()
+    };
+    if let Some(alone) = difference.talk.map(|number| vec![talks[number].clone()])
+        && differ(&commands, &alone)
+    {
+        talks = alone;
+    } else {
+        fewer(&mut talks, start, |talks| differ(&commands, talks));
+    }
+    fewer(&mut commands, start, |commands| differ(commands, &talks));
+    if let [talk] = &mut talks[..] {
+        let whole = talk.clone();
+        fewer(&mut talk.steps, start, |steps| differ(&commands, &[Talk { steps: steps.to_vec(), ..whole.clone() }]));
+    }
+    (commands, talks)
+}
+
+fn fewer<T: Clone>(list: &mut Vec<T>, start: Instant, mut differ: impl FnMut(&[T]) -> bool) {
+    let mut size = list.len() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < list.len() && start.elapsed() < SHRINKING {
+            let mut fewer = list.clone();
+            fewer.drain(at..(at + size).min(fewer.len()));
+            if differ(&fewer) {
+                *list = fewer;
+            } else {
+                at += size;
+            }
+        }
+        size /= 2;
+    }
+}
+
+fn tell(
+    twin: &mut Twin,
+    seed: u64,
+    number: u64,
+    commands: &[Command],
+    talks: &[Talk],
+    difference: &Difference,
+) -> String {
+    let (fewer, some) = shrink(twin, commands, talks, difference);
+    prepare(twin, &fewer);
+    let told = play(twin, &some);
+    let mut text = format!("the routers differ: make twin KIND={} SEED={seed} CASE={number}\n", Kind::Nat);
+    for command in &fewer {
+        let _ = writeln!(text, "  {command}");
+    }
+    match told.differences.first() {
+        Some(last) => {
+            let _ = writeln!(text, "{} conversations\n{}", some.len(), last.told);
+        }
+        None => {
+            let _ = writeln!(text, "not any more; in the whole case it was\n{}", difference.told);
+        }
+    }
+    let list = "conntrack -L 2>/dev/null; conntrack -L -f ipv6 2>/dev/null";
+    let [kernel, shunt] = [twin.kernel(), twin.shunt()].map(|router| router.try_run(list).stdout);
+    let _ = writeln!(text, "conntrack of the kernel's router\n{kernel}of shunt's\n{shunt}");
+    let _ = writeln!(text, "{}", twin.daemon().status()["counters"]);
+    text
+}

@@ -1,0 +1,55 @@
+//! Who forwards in a story.
+
+use shunt_tests::lab::{Daemon, Namespace};
+
+/// Whether the workers are to have translated themselves where a story says that they forward. Without it, the kernel may do all of it.
+pub const WORKERS_TRANSLATE: bool = false;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    Kernel,
+    Shunt,
+}
+
+/// A router of a story, at work.
+pub struct Forwarder(pub Option<Daemon>);
+
+impl By {
+    /// Starts shunt in a router that is to have it.
+    pub fn start(self, router: &Namespace) -> Forwarder {
+        Forwarder((self == By::Shunt).then(|| router.start_shunt("")))
+    }
+}
+
+impl Forwarder {
+    /// Does `what`, of which the workers forward at least so many packets.
+    pub fn forwards<T>(&self, packets: u64, what: impl FnOnce() -> T) -> T {
+        let Some(daemon) = self.0.as_ref().filter(|_| WORKERS_TRANSLATE) else { return what() };
+        let before = daemon.forwarded();
+        let result = what();
+        let by_workers = daemon.forwarded() - before;
+        assert!(by_workers >= packets, "{by_workers} of {packets} packets by the workers: {:#}", daemon.status());
+        result
+    }
+
+    /// Rules were changed: the mirror need not wait until it asks for them by itself.
+    pub fn reload(&self) {
+        if let Some(daemon) = &self.0 {
+            daemon.reload();
+        }
+    }
+}
+
+/// Makes tests of stories: `by_the_kernel::privileged_...` and `by_shunt::privileged_...`.
+macro_rules! stories {
+    ($($story:ident),+ $(,)?) => {
+        mod by_the_kernel {
+            $(#[test] fn $story() { super::$story(crate::by::By::Kernel); })+
+        }
+        mod by_shunt {
+            $(#[test] fn $story() { super::$story(crate::by::By::Shunt); })+
+        }
+    };
+}
+
+pub(crate) use stories;
