@@ -3,7 +3,7 @@
 use shunt_tests::lab::{Daemon, Namespace};
 
 /// Whether the workers are to have translated themselves where a story says that they forward. Without it, the kernel may do all of it.
-pub const WORKERS_TRANSLATE: bool = false;
+pub const WORKERS_TRANSLATE: bool = true;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {
