@@ -5,6 +5,7 @@
 
 mod connection;
 mod masquerade;
+mod matching;
 mod netfilter;
 mod routing;
 

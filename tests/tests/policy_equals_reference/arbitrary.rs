@@ -156,7 +156,14 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
             }
         })
     };
-    (link(0), link(1), link(2), link(3), link(4)).prop_map(|(a, b, c, d, e)| vec![a, b, c, d, e])
+    let links = (link(0), link(1), link(2), link(3), link(4));
+    (links, prop::bool::weighted(0.2)).prop_map(|((a, b, c, d, e), nameless)| {
+        let mut links = vec![a, b, c, d, e];
+        if nameless {
+            links.iter_mut().for_each(|link| link.addresses.clear());
+        }
+        links
+    })
 }
 
 fn link_address() -> impl Strategy<Value = LinkAddress> {

@@ -60,7 +60,7 @@ fn compiled_equals_reference_on_a_million_pairs() {
         assert!(ends.get(&reason).copied().unwrap_or(0) > 100, "the generator hardly reaches {reason:?}");
     }
     assert!(ends["forward"] > 50_000, "the generator hardly forwards");
-    assert!(ends["forward translated"] > 5_000, "the generator hardly translates");
+    assert!(ends["forward translated"] > 2_000, "the generator hardly translates");
 }
 
 /// The rules that say that they count a packet.

@@ -55,7 +55,13 @@ fn base_chain() -> impl Strategy<Value = BaseChain> {
                 1 => vec(one_of_many(family, nat), 40..200),
             ]
         };
-        (rules(5), rules(3), rules(3), policy.clone()).prop_map(move |(rules, first, second, policy)| BaseChain {
+        // Mostly nat chains translate what their rules have passed by.
+        let last = if nat { option::weighted(0.7, translation(family)).boxed() } else { Just(None).boxed() };
+        let rules_and_last = (rules(5), last).prop_map(|(mut rules, last)| {
+            rules.extend(last);
+            rules
+        });
+        (rules_and_last, rules(3), rules(3), policy.clone()).prop_map(move |(rules, first, second, policy)| BaseChain {
             family,
             hook,
             priority,
@@ -128,6 +134,14 @@ fn verdict(family: Family, in_nat: bool) -> impl Strategy<Value = Verdict> {
         often => nat(family).prop_map(|nat| Verdict::Nat(nat.into())),
         1 => Just(Verdict::Opaque("queue".to_owned())),
     ]
+}
+
+fn translation(family: Family) -> impl Strategy<Value = ChainRule> {
+    nat(family).prop_map(|nat| ChainRule {
+        steps: vec![Step::Count, Step::Verdict(Verdict::Nat(nat.into()))],
+        counter: CounterSlot(0),
+        origin: origin(Source::IptablesNft),
+    })
 }
 
 fn nat(family: Family) -> impl Strategy<Value = Nat> {
