@@ -104,9 +104,9 @@ impl Body {
                 CTA_MARK => body.mark = attribute.be32()?,
                 CTA_TIMEOUT => body.timeout = Some(attribute.be32()?),
                 CTA_PROTOINFO => body.tcp = protoinfo(attribute.value)?,
-                CTA_HELP | CTA_TUPLE_MASTER | CTA_SEQ_ADJ_ORIG | CTA_SEQ_ADJ_REPLY | CTA_SYNPROXY => {
-                    body.kernels = true;
-                }
+                CTA_HELP | CTA_TUPLE_MASTER | CTA_SEQ_ADJ_ORIG | CTA_SEQ_ADJ_REPLY => body.kernels = true,
+                // All that ctnetlink has created have one, which says nothing (nfct_synproxy_ext_add).
+                CTA_SYNPROXY => body.kernels |= attributes(attribute.value).flatten().any(|one| one.value != [0; 4]),
                 _ => {}
             }
         }
