@@ -8,7 +8,7 @@ use crate::by::By;
 use crate::network::Edge;
 
 /// Bytes, and as many a second.
-const FILE: u64 = 12_000_000;
+const FILE: u64 = 30_000_000;
 const RATE: &str = "3M";
 
 /// The kernel goes on, then a new daemon.
