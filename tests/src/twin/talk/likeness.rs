@@ -17,13 +17,15 @@ pub(super) enum Verdict {
     Differ(String),
 }
 
+type Endpoint = (IpAddr, u16);
+
 /// What stands for what.
 #[derive(Default)]
 pub(super) struct Pairs {
     /// By protocol, both ends of a conversation and the kernel's port: shunt's port.
-    of_talks: HashMap<(u8, (IpAddr, u16), (IpAddr, u16), u16), u16>,
+    of_talks: HashMap<(u8, Endpoint, Endpoint, u16), u16>,
     /// The same by its client alone: a source is translated to what it was translated to before (`find_appropriate_src`).
-    of_sources: HashMap<(u8, (IpAddr, u16), u16), u16>,
+    of_sources: HashMap<(u8, Endpoint, u16), u16>,
 }
 
 /// Compares what came out for one step. `sent` is what went into the two routers.
