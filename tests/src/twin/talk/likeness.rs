@@ -110,7 +110,9 @@ impl Pairs {
         let of_talk = (*protocol, client, server, kernel);
         let source_before = || self.of_sources.get(&of_source).filter(|_| by_client);
         if let Some(known) = self.of_talks.get(&of_talk).or_else(source_before) {
-            return if *known == shunt { Ok(()) } else { Err(format!("port {shunt}, but before it was {known}")) };
+            let known = *known;
+            self.of_talks.insert(of_talk, known);
+            return if known == shunt { Ok(()) } else { Err(format!("port {shunt}, but before it was {known}")) };
         }
         if before[0].contains(&kernel) || before[1].contains(&shunt) {
             return Err(format!("ports {kernel} and {shunt}, one of which is what it was before"));
