@@ -128,13 +128,15 @@ impl Pairs {
     }
 }
 
-/// `nf_nat_l4proto_unique_tuple`; identifiers of ICMP are all of one class.
+/// `nf_nat_l4proto_unique_tuple`. Identifiers of ICMP are all of one class, and rules have no ranges for them.
 fn are_of_one_class(kernel: u16, shunt: u16, protocol: u8) -> bool {
+    if matches!(protocol, 1 | 58) {
+        return true;
+    }
     if let Some((first, last)) = PORT_RANGES.into_iter().find(|(first, last)| (*first..=*last).contains(&kernel)) {
         return (first..=last).contains(&shunt);
     }
     let class = |port: u16| match port {
-        _ if matches!(protocol, 1 | 58) => 2,
         1..=511 => 0,
         600..=1023 => 1,
         1024.. => 2,
