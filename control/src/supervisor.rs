@@ -119,6 +119,8 @@ struct Supervisor {
     policy: Arc<Policy>,
     /// Those that the XDP programs know.
     local_addresses: Vec<IpAddr>,
+    /// Addresses that connections may be masqueraded behind.
+    behind: BTreeSet<(Ifindex, IpAddr)>,
     /// What earlier dataplanes counted, so that the totals never fall.
     earlier: Counters,
     opened: Instant,
@@ -154,6 +156,7 @@ impl Supervisor {
             selection: eligible,
             policy: Arc::new(compile(&Default::default(), Generation(0))),
             local_addresses: Vec::new(),
+            behind: BTreeSet::new(),
             earlier: Counters::default(),
             opened: Instant::now(),
             reopen: false,
@@ -175,6 +178,7 @@ impl Supervisor {
         // The mirror may still see the programs that were detached just now.
         self.selection = self.choose(mirror, &self.taken());
         self.translate_and_compile(mirror);
+        self.unmasquerade(mirror);
         if self.selection.taken.is_empty() {
             return Ok(());
         }
@@ -251,6 +255,9 @@ impl Supervisor {
     fn follow(&mut self, mirror: &Mirror, changes: Changes) {
         self.update_policy(mirror, changes);
         self.follow_connections();
+        if changes.links {
+            self.unmasquerade(mirror);
+        }
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.publish(self.policy.clone());
             if changes.routes && self.local_addresses != self.translation.local_addresses {
@@ -262,6 +269,18 @@ impl Supervisor {
         // Which ports are worth it depends on links and guards alone.
         if changes.links || changes.netfilter || changes.rules {
             self.review_ports(mirror);
+        }
+    }
+
+    /// Connections masqueraded behind an address end with it, and with its interface (`masq_inet_event`, `masq_device_event`).
+    fn unmasquerade(&mut self, mirror: &Mirror) {
+        let view = mirror.view();
+        let up = |ifindex| view.link(ifindex).is_some_and(|link| link.up);
+        let addresses = view.addresses.iter().filter(|address| up(address.ifindex));
+        let now = addresses.map(|address| (address.ifindex, address.local)).collect();
+        let before = std::mem::replace(&mut self.behind, now);
+        for (ifindex, address) in before.difference(&self.behind) {
+            self.conntrack.address_gone(*ifindex, Some(*address));
         }
     }
 

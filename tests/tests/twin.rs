@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shunt_tests::lab::WORKERS_TRANSLATE;
 use shunt_tests::twin::{Kind, campaign};
 
 /// The cases are the same in every run, as many of them as there is time for.
@@ -9,8 +10,6 @@ const SEED: u64 = 1;
 const TIME: Duration = Duration::from_secs(150);
 const TIME_FOR_RULE_SETS: Duration = Duration::from_secs(120);
 const TIME_FOR_TRANSLATIONS: Duration = Duration::from_secs(60);
-/// Whether the workers are to have forwarded what is translated.
-const WORKERS_TRANSLATE: bool = false;
 
 #[test]
 fn privileged_random_cases_do_not_diverge() {

@@ -1,9 +1,6 @@
 //! Who forwards in a story.
 
-use shunt_tests::lab::{Daemon, Namespace};
-
-/// Whether the workers are to have translated themselves where a story says that they forward. Without it, the kernel may do all of it.
-pub const WORKERS_TRANSLATE: bool = true;
+use shunt_tests::lab::{Daemon, Namespace, WORKERS_TRANSLATE};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {

@@ -27,7 +27,7 @@ struct Router {
 
 impl Router {
     /// With its own addresses `.2` and `.3`, and conntrackd towards the other.
-    fn new(lab: &Lab, name: &str, number: u8) -> Namespace {
+    fn prepare(lab: &Lab, name: &str, number: u8) -> Namespace {
         let namespace = lab.namespace(name);
         namespace.run("sysctl -qw net.ipv4.ip_forward=1");
         std::fs::write(configuration_path(name), configuration(name, number, 5 - number)).expect("the lab's /run");
@@ -111,7 +111,7 @@ fn bridge(namespace: &Namespace, ports: &[&str]) {
 fn privileged_a_download_goes_on_through_the_standby(by: By) {
     let lab = Lab::new();
     let [client, lan, net, server] = ["client", "lan", "net", "server"].map(|name| lab.namespace(name));
-    let [one, two] = [Router::new(&lab, "one", 2), Router::new(&lab, "two", 3)];
+    let [one, two] = [Router::prepare(&lab, "one", 2), Router::prepare(&lab, "two", 3)];
     lab.veth((&client, "eth0"), (&lan, "p0"));
     lab.veth((&one, "eth0"), (&lan, "p1"));
     lab.veth((&two, "eth0"), (&lan, "p2"));

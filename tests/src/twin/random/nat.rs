@@ -10,7 +10,7 @@ use crate::twin::command::Command;
 use crate::twin::rules::{Backend, Tool};
 
 /// Ranges of ports that rules translate to. Outside of them, a port keeps its class.
-pub const PORT_RANGES: [(u16, u16); 4] = [(20000, 20100), (30000, 30003), (8080, 8080), (700, 710)];
+pub const PORT_RANGES: [(u16, u16); 4] = [(20000, 20100), (30000, 30003), (8080, 8080), (40000, 40010)];
 
 /// The configuration of a case.
 pub fn commands(rng: &mut Rng) -> Vec<Command> {
@@ -26,13 +26,13 @@ pub fn commands(rng: &mut Rng) -> Vec<Command> {
         _ => &[Family::V4],
     };
     for family in families.iter().copied() {
-        match rng.u32(..3) {
-            0 => xtables(rng, family, Backend::Nft, &mut all),
-            1 => xtables(rng, family, Backend::Legacy, &mut all),
-            _ => nftables(rng, family, &mut all),
+        let back_end = one(rng, &[Some(Backend::Nft), Some(Backend::Legacy), None]);
+        match back_end {
+            Some(back_end) => xtables(rng, family, back_end, &mut all),
+            None => nftables(rng, family, &mut all),
         }
-        // Another one for the marks and verdicts of the same connections.
-        if rarely(rng, 4) {
+        // Sometimes another one for the marks and verdicts of the same connections.
+        if back_end.is_none() || rarely(rng, 4) {
             nft_states(rng, family, &mut all);
         }
     }
@@ -78,7 +78,12 @@ fn xtables(rng: &mut Rng, family: Family, backend: Backend, all: &mut Vec<Comman
             1 if table == "mangle" => "-j MARK --or-mark 0x10".to_owned(),
             _ => "-j ACCEPT".to_owned(),
         };
-        let only = if target == "-j DROP" { matches(rng, family) } else { String::new() };
+        let only = match (target.as_str(), chain) {
+            // There is no `-i`.
+            ("-j DROP", "POSTROUTING") => " -p udp --dport 25".to_owned(),
+            ("-j DROP", _) => matches(rng, family),
+            _ => String::new(),
+        };
         load(table, format!("{chain}{only} -m conntrack --ctstate {state} {target}"));
     }
     if rarely(rng, 4) {
@@ -254,7 +259,6 @@ fn nftables(rng: &mut Rng, family: Family, all: &mut Vec<Command>) {
         };
         load(format!("add rule {table} post {only}oifname p{out}{protocol} counter {verdict}"));
     }
-    nft_states(rng, family, all);
 }
 
 /// Marks and states of connections.

@@ -118,10 +118,9 @@ fn with_sum(mut body: Vec<u8>, at: usize, (from, to): (IpAddr, IpAddr), protocol
     let pseudo = if protocol == 1 { 0 } else { pseudo_sum(from, to, protocol, body.len()) };
     let sum = checksum(&body, pseudo);
     let sum = if sum == 0 && protocol == 17 { 0xffff } else { sum };
-    body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    if bad {
-        body[at] ^= 0x10;
-    }
+    // Added, so that it is as far off wherever it started.
+    let (more, carry) = sum.overflowing_add(if bad { 0x1000 } else { 0 });
+    body[at..at + 2].copy_from_slice(&(more + u16::from(carry)).to_be_bytes());
     body
 }
 

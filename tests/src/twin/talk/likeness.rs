@@ -17,9 +17,16 @@ pub(super) enum Verdict {
     Differ(String),
 }
 
-/// What stands for what: protocol, the client, and the kernel's port; shunt's port.
+type Endpoint = (IpAddr, u16);
+
+/// What stands for what.
 #[derive(Default)]
-pub(super) struct Pairs(HashMap<(u8, IpAddr, u16, u16), u16>);
+pub(super) struct Pairs {
+    /// By protocol, both ends of a conversation and the kernel's port: shunt's port.
+    of_talks: HashMap<(u8, Endpoint, Endpoint, u16), u16>,
+    /// The same by its client alone: a source is translated to what it was translated to before (`find_appropriate_src`).
+    of_sources: HashMap<(u8, Endpoint, u16), u16>,
+}
 
 /// Compares what came out for one step. `sent` is what went into the two routers.
 pub(super) fn compare(
@@ -33,18 +40,27 @@ pub(super) fn compare(
         return Verdict::Differ(format!("{} frames of the kernel, {} of shunt", kernel.len(), shunt.len()));
     }
     let before = sent.clone().map(|sent| sent.map(|(_, frame)| numbers(&frame)).unwrap_or_default());
+    let source = sent[0].as_ref().and_then(|(_, frame)| parts(frame, 14)).map(|parts| parts.source);
+    let by_client = source == Some(talk.client.address);
     for ((port, one), (other_port, other)) in kernel.iter().zip(shunt) {
         if port != other_port {
             return Verdict::Differ(format!("out by p{port} and p{other_port}"));
         }
-        if let Err(why) = alike(talk, one, other, &before, pairs) {
+        if let Err(why) = alike(talk, one, other, &before, by_client, pairs) {
             return Verdict::Differ(why);
         }
     }
     Verdict::Same
 }
 
-fn alike(talk: &Talk, one: &[u8], other: &[u8], before: &[Vec<u16>; 2], pairs: &mut Pairs) -> Result<(), String> {
+fn alike(
+    talk: &Talk,
+    one: &[u8],
+    other: &[u8],
+    before: &[Vec<u16>; 2],
+    by_client: bool,
+    pairs: &mut Pairs,
+) -> Result<(), String> {
     if one == other {
         return Ok(());
     }
@@ -71,7 +87,7 @@ fn alike(talk: &Talk, one: &[u8], other: &[u8], before: &[Vec<u16>; 2], pairs: &
         for at in fields.iter().map(|at| parts.body + at) {
             let [a, b] = [one, other].map(|frame| u16::from_be_bytes([frame[at], frame[at + 1]]));
             if a != b {
-                pairs.allow(talk, a, b, before)?;
+                pairs.allow(talk, a, b, before, by_client)?;
                 seen[at..at + 2].copy_from_slice(&one[at..at + 2]);
             }
         }
@@ -80,10 +96,23 @@ fn alike(talk: &Talk, one: &[u8], other: &[u8], before: &[Vec<u16>; 2], pairs: &
 }
 
 impl Pairs {
-    fn allow(&mut self, talk: &Talk, kernel: u16, shunt: u16, before: &[Vec<u16>; 2]) -> Result<(), String> {
-        let key = (talk.protocol, talk.client.address, talk.client.number, kernel);
-        if let Some(known) = self.0.get(&key) {
-            return if *known == shunt { Ok(()) } else { Err(format!("port {shunt}, but before it was {known}")) };
+    fn allow(
+        &mut self,
+        talk: &Talk,
+        kernel: u16,
+        shunt: u16,
+        before: &[Vec<u16>; 2],
+        by_client: bool,
+    ) -> Result<(), String> {
+        let Talk { protocol, client, server, .. } = talk;
+        let (client, server) = ((client.address, client.number), (server.address, server.number));
+        let of_source = (*protocol, client, kernel);
+        let of_talk = (*protocol, client, server, kernel);
+        let source_before = || self.of_sources.get(&of_source).filter(|_| by_client);
+        if let Some(known) = self.of_talks.get(&of_talk).or_else(source_before) {
+            let known = *known;
+            self.of_talks.insert(of_talk, known);
+            return if known == shunt { Ok(()) } else { Err(format!("port {shunt}, but before it was {known}")) };
         }
         if before[0].contains(&kernel) || before[1].contains(&shunt) {
             return Err(format!("ports {kernel} and {shunt}, one of which is what it was before"));
@@ -91,18 +120,23 @@ impl Pairs {
         if !are_of_one_class(kernel, shunt, talk.protocol) {
             return Err(format!("ports {kernel} and {shunt} are of two classes"));
         }
-        self.0.insert(key, shunt);
+        self.of_talks.insert(of_talk, shunt);
+        if by_client {
+            self.of_sources.insert(of_source, shunt);
+        }
         Ok(())
     }
 }
 
-/// `nf_nat_l4proto_unique_tuple`; identifiers of ICMP are all of one class.
+/// `nf_nat_l4proto_unique_tuple`. Identifiers of ICMP are all of one class, and rules have no ranges for them.
 fn are_of_one_class(kernel: u16, shunt: u16, protocol: u8) -> bool {
+    if matches!(protocol, 1 | 58) {
+        return true;
+    }
     if let Some((first, last)) = PORT_RANGES.into_iter().find(|(first, last)| (*first..=*last).contains(&kernel)) {
         return (first..=last).contains(&shunt);
     }
     let class = |port: u16| match port {
-        _ if matches!(protocol, 1 | 58) => 2,
         1..=511 => 0,
         600..=1023 => 1,
         1024.. => 2,
@@ -149,17 +183,79 @@ fn off_by(frame: &[u8], start: usize, parts: &Parts, at: usize) -> u16 {
     if parts.protocol == 17 && frame[at..at + 2] == [0, 0] {
         return 0;
     }
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
     let addresses = match (parts.protocol, parts.source) {
         (1, _) => &[][..],
         (_, IpAddr::V4(_)) => &frame[start + 12..start + 20],
         (_, IpAddr::V6(_)) => &frame[start + 8..start + 40],
     };
     let length = frame.len() - parts.body;
-    let pseudo = if parts.protocol == 1 { 0 } else { u32::from(parts.protocol) + length as u32 };
-    let mut sum: u32 = addresses.chunks(2).chain(frame[parts.body..].chunks(2)).map(word).sum::<u32>() + pseudo;
+    let pseudo = folded(addresses, if parts.protocol == 1 { 0 } else { u32::from(parts.protocol) + length as u32 });
+    // Of the router's own segments, which leave the rest to the device (CHECKSUM_PARTIAL).
+    if parts.protocol != 1 && frame[at..at + 2] == pseudo.to_be_bytes() {
+        return 0xffff;
+    }
+    folded(&frame[parts.body..], pseudo.into())
+}
+
+fn folded(bytes: &[u8], start: u32) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    let mut sum = start + bytes.chunks(2).map(word).sum::<u32>();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frames;
+    use super::super::{End, From, Heard, Step, What};
+    use super::*;
+
+    const STEP: Step = Step { from: From::Client, what: What::Data, ttl: 64, tos: 0, fill: 24, bad_sum: false };
+
+    fn talk(number: u16) -> Talk {
+        let end = |address: [u8; 4], number| End { port: 0, address: address.into(), number };
+        let (client, server) = (end([198, 19, 1, 1], number), end([198, 18, 7, 9], 53));
+        Talk { protocol: 17, client, server, start: 0, steps: vec![STEP] }
+    }
+
+    /// What a client with this port sends, as if a router had translated it to that.
+    fn frame(number: u16, step: Step) -> Vec<u8> {
+        frames::frame(&talk(number), &step, 7, &Heard::default()).unwrap().1
+    }
+
+    fn verdict(pairs: &mut Pairs, kernel: &[u8], shunt: &[u8]) -> Verdict {
+        let sent = Some((0, frame(4000, STEP)));
+        compare(&talk(4000), &[sent.clone(), sent], &vec![(1, kernel.to_vec())], &vec![(1, shunt.to_vec())], pairs)
+    }
+
+    fn same(pairs: &mut Pairs, kernel: &[u8], shunt: &[u8]) -> bool {
+        matches!(verdict(pairs, kernel, shunt), Verdict::Same)
+    }
+
+    #[test]
+    fn a_port_drawn_at_random_stands_for_the_other_from_then_on() {
+        let mut pairs = Pairs::default();
+        assert!(same(&mut pairs, &frame(4000, STEP), &frame(4000, STEP)));
+        assert!(same(&mut pairs, &frame(50000, STEP), &frame(51000, STEP)));
+        assert!(same(&mut pairs, &frame(50000, STEP), &frame(51000, STEP)));
+        assert!(!same(&mut pairs, &frame(50000, STEP), &frame(51001, STEP)));
+    }
+
+    #[test]
+    fn no_other_difference_is_allowed() {
+        let mut pairs = Pairs::default();
+        assert!(!same(&mut pairs, &frame(4000, STEP), &frame(51000, STEP)), "the kernel keeps the port");
+        assert!(!same(&mut pairs, &frame(50000, STEP), &frame(4000, STEP)), "shunt keeps the port");
+        assert!(!same(&mut pairs, &frame(50000, STEP), &frame(500, STEP)), "another class");
+        assert!(!same(&mut pairs, &frame(20005, STEP), &frame(51000, STEP)), "out of the range of a rule");
+        assert!(!same(&mut pairs, &frame(50000, STEP), &frame(51000, Step { ttl: 63, ..STEP })));
+        assert!(!same(&mut pairs, &frame(50000, STEP), &frame(51000, Step { bad_sum: true, ..STEP })), "a wrong sum");
+        let (bad, other) = (Step { bad_sum: true, ..STEP }, Step { fill: 25, ..STEP });
+        assert!(same(&mut pairs, &frame(50000, bad), &frame(51000, bad)), "as wrong as it was");
+        assert!(!same(&mut pairs, &frame(50000, STEP), &frame(51000, other)));
+        let silence = compare(&talk(4000), &[None, None], &vec![], &vec![(1, frame(4000, STEP))], &mut pairs);
+        assert!(matches!(silence, Verdict::Differ(_)));
+    }
 }

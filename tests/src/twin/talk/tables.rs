@@ -1,39 +1,64 @@
 //! What the routers say of a case when it is over: counters of rules, and connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use super::Difference;
+use shunt_policy::Family;
+
+use super::{Difference, Talk};
 use crate::lab::Namespace;
 use crate::twin::Twin;
+use crate::twin::command::Command;
+use crate::twin::rules::{Line, Tool};
 
-/// Whether the kernel of shunt's router is to know the same connections as the other, with their states and marks.
-const COMPARE_CONNECTIONS: bool = false;
+/// With this in the environment, both kernels are to know the same connections at the end, with their states and marks: those that the
+/// workers keep have to be the kernel's, too.
+const COMPARE_CONNECTIONS: &str = "TWIN_CONNTRACK";
 
-/// Rules and connections that the two have differently.
-pub(super) fn compare(twin: &Twin) -> Option<Difference> {
-    let whole = |told: String| Difference { talk: None, told, silence: false };
-    let (expected, counted) = (by_tools(twin.kernel()), by_shunt(twin));
-    let differing = expected.iter().find(|(rule, count)| counted.get(*rule).is_some_and(|other| other != *count));
-    if let Some((rule, count)) = differing {
-        return Some(whole(format!("{rule} has counted {count:?} in the kernel, {:?} in shunt", counted[rule])));
+/// Packets and bytes by rule.
+type Counts = BTreeMap<String, (u64, u64)>;
+
+/// What the rules had counted before a case: in the kernel's router, and in shunt's.
+pub(super) struct Before([Counts; 2]);
+
+impl Before {
+    pub(super) fn of(twin: &Twin) -> Before {
+        Before(counts(twin))
     }
-    if COMPARE_CONNECTIONS {
-        let [kernel, shunt] = [twin.kernel(), twin.shunt()].map(connections);
-        if let Some(odd) =
-            kernel.iter().find(|one| !shunt.contains(one)).or(shunt.iter().find(|one| !kernel.contains(one)))
-        {
-            return Some(whole(format!(
-                "one of them has {odd}\nkernel\n{}\nshunt\n{}",
-                kernel.join("\n"),
-                shunt.join("\n")
-            )));
+
+    /// Rules and connections that the two have differently.
+    pub(super) fn compare(&self, twin: &Twin, talks: &[Talk], commands: &[Command]) -> Option<Difference> {
+        let whole = |told: String| Difference { talk: None, told, silence: false };
+        let [expected, counted] = counts(twin);
+        let since = |now: (u64, u64), router: usize, rule: &str| {
+            let before = self.0[router].get(rule).copied().unwrap_or_default();
+            (now.0 - before.0, now.1 - before.1)
+        };
+        for (rule, count) in &expected {
+            // Rules that no forwarded packet comes to are not listed.
+            let Some(other) = counted.get(rule) else { continue };
+            let (kernel, shunt) = (since(*count, 0, rule), since(*other, 1, rule));
+            if kernel != shunt {
+                return Some(whole(format!("{rule} has counted {kernel:?} in the kernel, {shunt:?} in shunt\n")));
+            }
         }
+        if std::env::var_os(COMPARE_CONNECTIONS).is_some() {
+            let [kernel, shunt] = [twin.kernel(), twin.shunt()].map(|router| connections(router, talks, commands));
+            let odd = |some: &[String], others: &[String]| some.iter().find(|one| !others.contains(one)).cloned();
+            let (only, other) = (odd(&kernel, &shunt), odd(&shunt, &kernel));
+            if only.is_some() || other.is_some() {
+                return Some(whole(format!("connections: only the kernel's {only:?}, only shunt's {other:?}\n")));
+            }
+        }
+        None
     }
-    None
+}
+
+fn counts(twin: &Twin) -> [Counts; 2] {
+    [by_tools(twin.kernel()), by_shunt(twin)]
 }
 
 /// Packets and bytes by rule of iptables, equal rules taken together.
-fn by_tools(router: &Namespace) -> BTreeMap<String, (u64, u64)> {
+fn by_tools(router: &Namespace) -> Counts {
     let mut counts = BTreeMap::new();
     for tool in ["iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"] {
         for line in router.try_run(&format!("{tool}-save -c 2>/dev/null")).stdout.lines() {
@@ -52,7 +77,7 @@ fn by_tools(router: &Namespace) -> BTreeMap<String, (u64, u64)> {
 }
 
 /// The same as `shunt rules` has it, of the rules that it lists.
-fn by_shunt(twin: &Twin) -> BTreeMap<String, (u64, u64)> {
+fn by_shunt(twin: &Twin) -> Counts {
     let mut counts = BTreeMap::new();
     let rules = twin.daemon().rules();
     for rule in rules["rules"].as_array().into_iter().flatten() {
@@ -65,19 +90,32 @@ fn by_shunt(twin: &Twin) -> BTreeMap<String, (u64, u64)> {
     counts
 }
 
-/// Connections without what depends on the moment, and without the ports of replies, which may be drawn at random.
-fn connections(router: &Namespace) -> Vec<String> {
+/// Connections without what depends on the moment. Of ports and identifiers stand only those that the conversations have themselves:
+/// others may be drawn at random.
+fn connections(router: &Namespace, talks: &[Talk], commands: &[Command]) -> Vec<String> {
+    let own: HashSet<u16> = talks.iter().flat_map(|talk| [talk.client.number, talk.server.number]).collect();
     let mut all = Vec::new();
-    for family in ["ipv4", "ipv6"] {
+    // Of a family without rules of the case, the workers need not know connections.
+    let asked = |family: Family, name: &str| {
+        commands.iter().any(|command| match command {
+            Command::Load(Line { tool: Tool::Iptables(own, _), .. }) => *own == family,
+            Command::Load(Line { tool: Tool::Nft, text, .. }) => text.contains(name) || text.contains("inet"),
+            _ => false,
+        })
+    };
+    let families = [(Family::V4, "table ip ", "ipv4"), (Family::V6, "table ip6 ", "ipv6")];
+    for (_, _, family) in families.into_iter().filter(|(family, name, _)| asked(*family, name)) {
         for line in router.try_run(&format!("conntrack -L -f {family} 2>/dev/null")).stdout.lines() {
-            let mut ports = 0;
-            // Name, number and timeout of the protocol stand first.
-            let words = line.split_whitespace().enumerate().filter(|(number, word)| {
-                let is_port = word.starts_with("dport=") || word.starts_with("id=");
-                ports += u32::from(is_port);
-                *number != 2 && !(is_port && ports == 2) && !word.starts_with("use=")
+            // Name and number of the protocol stand first, then the time that is left.
+            let words = line.split_whitespace().enumerate().filter(|(at, word)| *at != 2 && !word.starts_with("use="));
+            let words = words.map(|(_, word)| match word.split_once('=') {
+                Some((name @ ("sport" | "dport" | "id"), number)) => match number.parse() {
+                    Ok(number) if own.contains(&number) => word.to_owned(),
+                    _ => format!("{name}=*"),
+                },
+                _ => word.to_owned(),
             });
-            all.push(words.map(|(_, word)| word).collect::<Vec<_>>().join(" "));
+            all.push(words.collect::<Vec<_>>().join(" "));
         }
     }
     all.sort();
