@@ -142,7 +142,8 @@ pub fn explain(packet: &Packet, policy: &Policy, names: &TableNames, oracle: &mu
         Err(stop) => (stop.to_string(), meaning(stop).to_owned()),
     };
     // A guard's packet does not come so far, but the kernel can be asked.
-    let routed = routed.0.or_else(|| policy.routing(&query, &mut shunt_policy::Trackless).ok().map(|routing| routing.query));
+    let routed =
+        routed.0.or_else(|| policy.routing(&query, &mut shunt_policy::Trackless).ok().map(|routing| routing.query));
     let checked = verify::check_routed(policy, routed.as_ref(), trace.end, oracle);
     Ok(json!({
         "steps": trace.steps.iter().map(|step| said(step, names)).collect::<Vec<_>>(),

@@ -51,12 +51,18 @@ pub fn text(status: &Value) -> String {
         ("kernel", "shunt_conntrack_total", "What was done to keep the kernel's connections and the workers' in step."),
     ] {
         metrics.family(name, "counter", help);
-        for (what, count) in conntrack[part].as_object().into_iter().flatten().filter(|(what, _)| *what != "connections") {
+        for (what, count) in
+            conntrack[part].as_object().into_iter().flatten().filter(|(what, _)| *what != "connections")
+        {
             metrics.value(name, &format!("{{what=\"{what}\"}}"), count);
         }
     }
     for (name, help, holds) in [
-        ("shunt_conntrack_fault", "Whether the kernel's connections cannot be followed.", !conntrack["fault"].is_null()),
+        (
+            "shunt_conntrack_fault",
+            "Whether the kernel's connections cannot be followed.",
+            !conntrack["fault"].is_null(),
+        ),
         ("shunt_mirror_in_step", "Whether nothing is heard of that is not read yet.", mirror["in_step"] == true),
         ("shunt_mirror_fault", "Whether something of the kernel's cannot be read.", !mirror["fault"].is_null()),
         ("shunt_mirror_stale", "Whether all packets are the kernel's because of that.", mirror["stale"] == true),

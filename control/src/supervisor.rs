@@ -184,8 +184,7 @@ impl Supervisor {
         }
         let Settings { workers, xdp_mode, zero_copy, .. } = self.settings;
         let options = Options { workers, xdp_mode, zero_copy, tables: self.table_options() };
-        let mut dataplane =
-            Dataplane::open(&options, &self.selection.specs(), self.policy.clone(), &mut self.tables)?;
+        let mut dataplane = Dataplane::open(&options, &self.selection.specs(), self.policy.clone(), &mut self.tables)?;
         self.local_addresses.clone_from(&self.translation.local_addresses);
         dataplane.set_local_addresses(&self.local_addresses);
         self.conntrack.local_addresses(self.local_addresses.clone());

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use shunt_dataplane::Sample;
 use shunt_policy::config::Config;
 use shunt_policy::connection::Remembered;
-use shunt_policy::{DropReason, Egress, Family, Generation, NextHop, Policy, PuntReason, Query, Routing, Stop, Uncounted};
+use shunt_policy::{
+    DropReason, Egress, Family, Generation, NextHop, Policy, PuntReason, Query, Routing, Stop, Uncounted,
+};
 
 use crate::explain::Packet;
 use crate::mirror::oracle::{Answer, Kind, Oracle, Route, Unasked, next_hop_in_words};
@@ -320,12 +322,7 @@ fn decide(policy: &Policy, query: &Query, tracked: Option<Remembered>) -> Result
     policy.decide_counting(query, &mut { tracked }, &mut Uncounted)
 }
 
-fn in_words(
-    policy: &Policy,
-    query: &Query,
-    tracked: Option<Remembered>,
-    outcome: Result<Egress, Stop>,
-) -> String {
+fn in_words(policy: &Policy, query: &Query, tracked: Option<Remembered>, outcome: Result<Egress, Stop>) -> String {
     match (outcome, policy.routing(query, &mut { tracked })) {
         (Ok(egress), Ok(routing)) => next_hop_in_words(&next_hop(egress, &routing), &policy.config().links),
         (Err(stop), _) | (Ok(_), Err(stop)) => stop.to_string(),

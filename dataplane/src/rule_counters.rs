@@ -3,8 +3,8 @@
 use std::array;
 use std::sync::OnceLock;
 
-use shunt_policy::config::CounterSlot;
 use shunt_policy::Tally;
+use shunt_policy::config::CounterSlot;
 
 use crate::counters::Counter;
 

@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shunt_policy::{Generation, Ifindex, Policy, PortId};
 
+use crate::conn::exchange::{FromWorker, ToWorker};
 use crate::counters::Counters;
 use crate::port::Port;
 use crate::punt::Punt;
 use crate::sample::Sample;
+use crate::served::Served;
 use crate::status::WorkerStatus;
 use crate::worker::Queue;
 use crate::worker::Worker;
-use crate::served::Served;
 use crate::worker::crew::{Assembled, assemble, owner};
 use crate::worker::tracked::{Line, TableOptions, Tables};
 use crate::xsk::{BATCH, Depot, Frame, LONGEST_FRAME, Pool, Region};
@@ -180,6 +181,7 @@ pub struct SimSpec {
 pub struct Router {
     assembled: Assembled<SimPort, SimPunt>,
     lines: Vec<Line>,
+    told: Vec<FromWorker>,
     punt: SimPunt,
     depot: Arc<Depot>,
     region: Arc<Region>,
@@ -209,7 +211,7 @@ impl Router {
         let mut tables = Tables::new(workers, &options, Served::plain(), None);
         let lines = tables.lines();
         let assembled = assemble(tables, queues, policy, &depot, &punt).expect("file descriptors for the doorbells");
-        Router { assembled, lines, punt, depot, region }
+        Router { assembled, lines, told: Vec::new(), punt, depot, region }
     }
 
     /// Puts a frame on the wire to a queue. Panics if there is no such queue.
@@ -219,9 +221,28 @@ impl Router {
 
     /// Turns every worker once. Returns how many frames they dealt with.
     pub fn round(&mut self) -> usize {
-        let done = self.assembled.workers.iter_mut().map(Worker::round).sum();
+        let done: usize = self.assembled.workers.iter_mut().map(Worker::round).sum();
         self.account();
-        done
+        done + self.hear()
+    }
+
+    /// The kernel takes every connection that the workers tell of, and says so.
+    fn hear(&mut self) -> usize {
+        let mut heard = 0;
+        for line in &mut self.lines {
+            while let Ok(report) = line.reports.pop() {
+                if let FromWorker::Lives(record) = report {
+                    heard += usize::from(line.orders.push(ToWorker::Exported { original: record.original }).is_ok());
+                }
+                self.told.push(report);
+            }
+        }
+        heard
+    }
+
+    /// Takes what the workers have told of their connections since the last time.
+    pub fn take_told(&mut self) -> Vec<FromWorker> {
+        std::mem::take(&mut self.told)
     }
 
     /// Turns the workers until none has anything to do. Returns how many frames they dealt with.
@@ -267,9 +288,12 @@ impl Router {
         self.assembled.publisher.publish(policy);
     }
 
-    /// The control side's ends of the queues to and from the workers' connections, by worker.
-    pub fn lines(&mut self) -> &mut [Line] {
-        &mut self.lines
+    /// Tells all workers something of connections, as the control side does.
+    pub fn tell(&mut self, message: &ToWorker) {
+        for line in &mut self.lines {
+            // Of the few messages of a test there is room.
+            let _ = line.orders.push(message.clone());
+        }
     }
 
     /// Takes the decisions that all workers have kept.
@@ -318,7 +342,7 @@ impl Router {
     fn account(&self) {
         let workers = &self.assembled.workers;
         let free: usize = workers.iter().map(|worker| worker.pool().free()).sum();
-        let held: usize = workers.iter().flat_map(Worker::queues).map(|queue| queue.io.held()).sum();
+        let held: usize = workers.iter().map(Worker::held).sum();
         let between: usize = workers.iter().map(Worker::inbox).sum();
         assert_eq!(
             free + held + between + self.depot.free(),

@@ -3,6 +3,7 @@
 pub mod crew;
 pub mod doorbell;
 pub mod handover;
+mod parked;
 pub mod thread;
 pub mod tracked;
 
@@ -12,6 +13,7 @@ use crossbeam::utils::CachePadded;
 use shunt_policy::connection::Trackless;
 use shunt_policy::{DropReason, Egress, Ifindex, PortId, PuntReason, Stop};
 
+use crate::conn::Punted;
 use crate::counters::WorkerCounters;
 use crate::packet::{Ends, Packet};
 use crate::port::Port;
@@ -21,6 +23,7 @@ use crate::sample::{Sample, Sampler};
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
 use handover::{Exchange, Handed, Task};
+use parked::{Lot, Parked};
 use tracked::{Tracked, local, tracks};
 
 /// One queue that the worker owns.
@@ -56,6 +59,7 @@ pub struct Worker<P, K> {
     /// The decision on the packet at hand is to be kept.
     sampling: bool,
     tracked: Tracked,
+    parked: Lot,
     /// Received and not yet dealt with; kept for its memory.
     batch: Vec<Frame>,
     /// The rules that the packet at hand has hit; kept for its memory.
@@ -93,6 +97,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             samples,
             sampling: false,
             tracked,
+            parked: Lot::default(),
             batch,
             hits: Hits::default(),
             waiting: 0,
@@ -105,6 +110,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             self.counters.adopted(self.policy.generation());
         }
         self.tracked.begin();
+        self.unpark();
         let mut done = 0;
         for queue in 0..self.queues.len() {
             done += self.receive(queue);
@@ -183,8 +189,8 @@ impl<P: Port, K: Punt> Worker<P, K> {
             Ok(egress) => {
                 let way = self.ways.get(usize::from(egress.port().0)).copied().unwrap_or(Way::None);
                 if way == Way::None {
-                    tracker.punted();
-                    return self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken));
+                    let when = tracker.punted();
+                    return self.punt_tracked(frame, packet, ingress, PuntReason::EgressNotTaken, when);
                 }
                 let quoted = tracker.inner().unwrap_or_default();
                 match tracker.forwarded() {
@@ -192,13 +198,35 @@ impl<P: Port, K: Punt> Worker<P, K> {
                     Err(stop) => self.end(frame, packet, ingress, stop),
                 }
             }
-            Err(stop) => {
-                match stop {
-                    Stop::Drop(_) => tracker.dropped(),
-                    Stop::Punt(_) => tracker.punted(),
-                }
+            Err(stop @ Stop::Drop(_)) => {
+                tracker.dropped();
                 self.end(frame, packet, ingress, stop);
             }
+            Err(Stop::Punt(reason)) => {
+                let when = tracker.punted();
+                self.punt_tracked(frame, packet, ingress, reason, when);
+            }
+        }
+    }
+
+    /// Of a packet that the kernel is to get, it must know the connection.
+    fn punt_tracked(&mut self, frame: Frame, packet: Packet, ingress: PortId, reason: PuntReason, when: Punted) {
+        match when {
+            Punted::Now => self.stop(frame, ingress, Stop::Punt(reason)),
+            Punted::Misfit => self.end(frame, packet, ingress, Stop::Drop(DropReason::Misfit)),
+            Punted::Later(original) => {
+                let parked = Parked { frame, ingress, reason, original, since: self.tracked.now };
+                if let Err(Parked { frame, .. }) = self.parked.put(parked) {
+                    self.stop(frame, ingress, Stop::Punt(reason));
+                }
+            }
+        }
+    }
+
+    /// Hands to the kernel what waited until it knew enough.
+    fn unpark(&mut self) {
+        while let Some(Parked { frame, ingress, reason, .. }) = self.parked.next(&mut self.tracked) {
+            self.stop(frame, ingress, Stop::Punt(reason));
         }
     }
 
@@ -302,7 +330,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// Every frame this worker answers for is free or in a ring of its own.
     fn account(&self) {
-        let held: usize = self.queues.iter().map(|queue| queue.io.held()).sum();
+        let held = self.held();
         self.counters.free.set(self.pool.free());
         self.counters.held.set(held);
         let connections = &self.tracked.connections;
@@ -310,14 +338,28 @@ impl<P: Port, K: Punt> Worker<P, K> {
         debug_assert_eq!(self.pool.free() + held, self.pool.balance(), "free + held == owned");
     }
 
+    /// Frames in the rings of its queues, and those that wait until the kernel may have them.
+    pub fn held(&self) -> usize {
+        self.queues.iter().map(|queue| queue.io.held()).sum::<usize>() + self.parked.len()
+    }
+
+    /// Whether packets wait until the kernel may have them.
+    pub(crate) fn is_parking(&self) -> bool {
+        self.parked.len() > 0
+    }
+
     /// Whether nothing is under way: no frame in an inbox, none given to a ring to send.
     pub fn is_quiet(&self) -> bool {
-        self.exchange.is_empty() && self.queues.iter().all(|queue| queue.io.in_flight() == 0)
+        self.exchange.is_empty() && self.parked.len() == 0 && self.queues.iter().all(|queue| queue.io.in_flight() == 0)
     }
 
     /// Drops what other workers left and nobody will send any more. To be called when all workers have stopped.
     pub fn abandon(&mut self) -> usize {
         let mut abandoned = 0;
+        while let Some(Parked { frame, .. }) = self.parked.take() {
+            self.discard(frame, DropReason::PuntFull);
+            abandoned += 1;
+        }
         for inbox in 0..self.exchange.inboxes() {
             while let Some(Handed { frame, .. }) = self.exchange.take(inbox) {
                 self.pool.arrived();

@@ -51,7 +51,9 @@ fn no_packet_costs_an_allocation() {
                 && tracker.translate(Manip::Source, Some(Ifindex(2)), Some(&range)).is_ok();
             tracker.keep_mark(Mark(number));
             match number % 11 {
-                0 => tracker.punted(),
+                0 => {
+                    tracker.punted();
+                }
                 1 => tracker.dropped(),
                 _ if translated => drop(tracker.forwarded()),
                 _ => tracker.dropped(),

@@ -55,9 +55,8 @@ fn nat() -> Config {
         policy: ChainPolicy::Accept,
         user: Vec::new(),
     };
-    let masquerade = || {
-        vec![rule(vec![is(Test::oif("eth1")), Step::Verdict(Verdict::Nat(Nat::plain(NatTo::Masquerade).into()))])]
-    };
+    let masquerade =
+        || vec![rule(vec![is(Test::oif("eth1")), Step::Verdict(Verdict::Nat(Nat::plain(NatTo::Masquerade).into()))])];
     let to: IpAddr = address("198.51.100.2");
     let port = shunt_policy::config::PortRange { first: 80, last: 80 };
     let dnat = Nat { ports: Some(port), ..Nat::plain(NatTo::Addresses(Some((to, to)))) };

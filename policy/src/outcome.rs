@@ -146,6 +146,7 @@ reasons! {
         NatExhausted = "nat_exhausted", "every tuple that the nat rule allows is taken";
         NatNoAddress = "nat_no_address", "the egress has no address to masquerade behind";
         NatMoved = "nat_moved", "a masqueraded connection would leave by another interface: it ends";
+        Misfit = "misfit", "it does not fit its connection, and the kernel, to whom it would go, could not tell";
         ConntrackFull = "conntrack_full", "there are too many connections, and none that may be dropped early";
         HandoverFull = "handover_full", "the worker that owns the connection is behind";
         TransmitFull = "transmit_full", "the egress queue is full";

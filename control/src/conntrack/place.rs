@@ -63,7 +63,7 @@ impl Local {
 
 #[cfg(test)]
 mod tests {
-use shunt_dataplane::conn::record::TcpRecord;
+    use shunt_dataplane::conn::record::TcpRecord;
     use shunt_policy::Mark;
     use shunt_policy::connection::Endpoint;
 

@@ -1,8 +1,8 @@
 //! What becomes of the kernel's news: which workers are told what.
 
+use shunt_dataplane::conn::Place;
 use shunt_dataplane::conn::exchange::ToWorker;
 use shunt_dataplane::conn::record::Record;
-use shunt_dataplane::conn::Place;
 use shunt_policy::connection::Tuple;
 
 use super::counts::Counts;
@@ -124,6 +124,8 @@ impl Table {
         entry.seen = self.dump;
         entry.heard |= heard;
         self.counts.exported += 1;
+        let owner = self.place().owner(&record.original);
+        self.lines.tell(owner, ToWorker::Exported { original: record.original });
     }
 
     pub fn count(&mut self) {

@@ -10,6 +10,7 @@ use super::index::Reference;
 use super::place::Place;
 use super::random::Random;
 use super::record::Record;
+use super::reports::EARLY;
 use super::seen::Seen;
 use super::settings::Settings;
 use super::table::Table;
@@ -29,6 +30,9 @@ pub struct Connections {
     pub(super) counts: Counts,
     /// Where [`Connections::sweep`] goes on.
     swept: u32,
+    /// Connections told of early in a second, and how many may be.
+    pub(super) early: (u32, u32),
+    pub(super) most_early: u32,
 }
 
 /// What has happened since the table was made. Written by the worker alone.
@@ -90,19 +94,7 @@ impl Counts {
             exhausted_towards: _,
             report_overflow,
         } = *self;
-        [
-            created,
-            expired,
-            evicted,
-            killed,
-            imported,
-            kernels,
-            ended,
-            full,
-            contradictions,
-            exhausted,
-            report_overflow,
-        ]
+        [created, expired, evicted, killed, imported, kernels, ended, full, contradictions, exhausted, report_overflow]
     }
 }
 
@@ -136,6 +128,8 @@ impl Connections {
             random,
             counts: Counts::default(),
             swept: 0,
+            early: (0, 0),
+            most_early: EARLY,
         }
     }
 

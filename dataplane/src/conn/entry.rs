@@ -54,6 +54,9 @@ impl Entry {
     /// It stands in the list of its source.
     pub(super) const BY_SOURCE: u8 = 1 << 5;
 
+    /// The kernel has said that it has the copy.
+    pub(super) const HELD: u8 = 1 << 6;
+
     pub(super) const FREE: Entry = Entry {
         expires: 0,
         original: Ends::NONE,

@@ -23,6 +23,10 @@ pub enum ToWorker {
         original: Tuple,
         reply: Tuple,
     },
+    /// The kernel has this connection now, as a worker has told it.
+    Exported {
+        original: Tuple,
+    },
     Settings(Arc<Settings>),
     /// `masq_device_event`, `masq_inet_event`: connections masqueraded behind this interface (and address) end.
     Unmasquerade {

@@ -26,4 +26,5 @@ mod tracker;
 pub use connections::{Connections, Counts};
 pub use nat::Inner;
 pub use place::Place;
+pub use settle::Punted;
 pub use tracker::{Local, Tracker};

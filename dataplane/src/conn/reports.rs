@@ -10,16 +10,26 @@ use super::timeouts::{milliseconds, seconds};
 /// Seconds by which the kernel's copy outlives ours at least.
 const SPARE: u32 = 10;
 
-/// ms; shorter ones that nobody would miss are not worth a message.
+/// ms; what is older is worth a message, whatever it is.
 const YOUNG: u32 = 1000;
+
+/// So many connections a second are told of before they are worth it: that a packet of theirs is punted, or that the operator looks, is
+/// not to need luck. Under a flood the kernel need not know what may never come to anything.
+pub(super) const EARLY: u32 = 2048;
 
 impl Connections {
     /// After each packet of a connection of ours.
     pub(super) fn report(&mut self, number: u32, now: u64) {
         let entry = self.table.entry(number);
-        if !is_due(entry, now) {
+        if !is_due(entry, now) && !self.has_budget(number, now) {
             return;
         }
+        self.tell_of(number, now);
+    }
+
+    /// Tells the kernel of a connection now, due or not.
+    pub(super) fn tell_of(&mut self, number: u32, now: u64) {
+        let entry = self.table.entry(number);
         let mut record = entry.record(now);
         record.timeout = record.timeout.saturating_add(record.timeout / 2).saturating_add(SPARE);
         if !self.tell_kernel(FromWorker::Lives(record)) {
@@ -29,6 +39,18 @@ impl Connections {
         entry.flags |= Entry::KNOWN;
         entry.flags &= !Entry::CHANGED;
         entry.clock = seconds(now).saturating_add(record.timeout);
+    }
+
+    /// Whether one more of those that are not due yet can be told of in this second.
+    fn has_budget(&mut self, number: u32, now: u64) -> bool {
+        if self.table.entry(number).is(Entry::KNOWN) {
+            return false;
+        }
+        if self.early.0 != seconds(now) {
+            self.early = (seconds(now), 0);
+        }
+        self.early.1 += 1;
+        self.early.1 <= self.most_early
     }
 
     /// False if there is no room.

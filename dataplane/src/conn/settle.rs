@@ -1,7 +1,6 @@
 //! What is kept of a packet when its fate is known.
 
-use shunt_policy::connection::Connection;
-use shunt_policy::connection::Tracking;
+use shunt_policy::connection::{Connection, Tracking, Tuple};
 use shunt_policy::{DropReason, PuntReason, Stop};
 
 use super::connections::{Connections, End};
@@ -11,6 +10,16 @@ use super::tracker::{Fresh, Held, Local, Tracker, Update};
 
 /// Seconds for which a connection that began with a punted packet stands as the kernel's, until the kernel has told of it.
 const STUB: u32 = 5;
+
+/// When the kernel may have a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Punted {
+    Now,
+    /// When the kernel knows its connection, of which this is the original tuple: it has just been told.
+    Later(Tuple),
+    /// Never: it does not fit its connection. The kernel has not seen the packets before and would take it for one that does.
+    Misfit,
+}
 
 impl Tracker<'_> {
     /// Before the packet is rewritten and sent: enters a new connection (`__nf_conntrack_confirm`), brings a known one up to date.
@@ -41,10 +50,11 @@ impl Tracker<'_> {
             progress: fresh.progress,
             ..Entry::new(&fresh.original, &fresh.reply)
         };
-        if connections.enter(entry, self.now).is_none() {
+        let Some(number) = connections.enter(entry, self.now) else {
             return Err(Stop::Drop(DropReason::ConntrackFull));
-        }
+        };
         connections.counts.created += 1;
+        connections.report(number, self.now);
         Ok(())
     }
 
@@ -53,17 +63,22 @@ impl Tracker<'_> {
         self.update_known();
     }
 
-    /// The kernel gets the packet: a connection that begins with it is the kernel's, and untranslated as far as anybody knows. Not to be
-    /// called for a packet with NOTRACK; if the decision ended before `track`, that is made up for.
-    pub fn punted(mut self) {
+    /// The kernel is to get the packet: a connection that begins with it is the kernel's, and untranslated as far as anybody knows. Not to
+    /// be called for a packet with NOTRACK; if the decision ended before `track`, that is made up for.
+    pub fn punted(mut self) -> Punted {
         if matches!(self.held, Held::Unasked) && self.local != Local::Ours {
             // How the packet would be stopped is of no interest any more.
             let _ = self.track();
         }
+        let invalid = self.update.is_some() && matches!(self.held, Held::Nothing);
         self.update_known();
-        if let Held::New(fresh) = &self.held {
-            self.connections.stub(fresh, self.now);
+        match self.held {
+            Held::New(fresh) => self.connections.stub(&fresh, self.now),
+            _ if invalid => return Punted::Misfit,
+            Held::Known(found) | Held::Related(found, _) => return self.connections.awaits(found.number, self.now),
+            Held::Unasked | Held::Nothing => {}
         }
+        Punted::Now
     }
 
     fn update_known(&mut self) {
@@ -82,6 +97,24 @@ impl Tracker<'_> {
 }
 
 impl Connections {
+    /// Whether the kernel still has to hear of the connection before it gets a packet of it.
+    fn awaits(&mut self, number: u32, now: u64) -> Punted {
+        let entry = self.table.entry(number);
+        if !entry.is(Entry::LIVE) || entry.is(Entry::KERNELS) || entry.is(Entry::HELD) {
+            return Punted::Now;
+        }
+        let original = entry.tuple(false);
+        if !entry.is(Entry::KNOWN) {
+            self.tell_of(number, now);
+        }
+        Punted::Later(original)
+    }
+
+    /// Whether the kernel has the connection with this original tuple, or it has ended.
+    pub fn is_held(&mut self, original: &Tuple, now: u64) -> bool {
+        self.find(original, now).is_none_or(|found| self.table.entry(found.number).is(Entry::HELD))
+    }
+
     fn update(&mut self, number: u32, update: &Update, mark: Option<u32>, now: u64) {
         if update.kill {
             self.end(number, End::Killed);

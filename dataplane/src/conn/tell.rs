@@ -17,6 +17,7 @@ impl Connections {
         match message {
             ToWorker::Kernel { record, whole } => self.hear(&record, whole && !record.kernels, now),
             ToWorker::Ended { original, reply } => self.hear_of_end(&original, &reply, now),
+            ToWorker::Exported { original } => self.hear_of_copy(&original, now),
             ToWorker::Settings(settings) => self.settings = settings,
             ToWorker::Unmasquerade { oif, address } => self.unmasquerade(oif, address),
         }
@@ -83,6 +84,15 @@ impl Connections {
         entry.clock = seconds(now).saturating_add(record.timeout);
     }
 
+    fn hear_of_copy(&mut self, original: &Tuple, now: u64) {
+        if let Some(found) = self.find(original, now).filter(|found| !found.reply) {
+            let entry = self.table.entry_mut(found.number);
+            if entry.is(Entry::KNOWN) {
+                entry.flags |= Entry::HELD;
+            }
+        }
+    }
+
     fn hear_of_end(&mut self, original: &Tuple, reply: &Tuple, now: u64) {
         let Some(found) = self.find(original, now) else { return };
         let entry = self.table.entry(found.number);
@@ -126,7 +136,7 @@ fn from_record(record: &Record, whole: bool, now: u64) -> Entry {
         _ => Progress::Plain,
     };
     Entry {
-        flags: entry.flags | Entry::KNOWN,
+        flags: entry.flags | Entry::KNOWN | Entry::HELD,
         clock: seconds(now).saturating_add(record.timeout),
         status: status | translated(record),
         progress,

@@ -1,8 +1,6 @@
 //! One packet and its connection: `nf_conntrack_in` and the nat hooks, as a decision asks them.
 
-use shunt_policy::connection::{
-    Connection, Direction, Endpoint, Manip, Range, Remembered, State, Tracking, Tuple,
-};
+use shunt_policy::connection::{Connection, Direction, Endpoint, Manip, Range, Remembered, State, Tracking, Tuple};
 use shunt_policy::{DropReason, Ifindex, Mark, PuntReason, Stop};
 
 use super::connections::{Connections, End};

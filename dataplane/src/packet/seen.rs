@@ -28,9 +28,7 @@ impl Packet {
     fn tuple(&self, payload: &[u8]) -> Tuple {
         let (source, destination) = match self.transport {
             Transport::Ports { source, destination } => (source, destination),
-            Transport::Icmp { kind, code } => {
-                (word(payload, 4).unwrap_or_default(), u16::from_be_bytes([kind, code]))
-            }
+            Transport::Icmp { kind, code } => (word(payload, 4).unwrap_or_default(), u16::from_be_bytes([kind, code])),
             // AH and ESP have no key of their own (nf_conntrack_l4proto_generic).
             Transport::Spi(_) | Transport::Other => (0, 0),
         };
@@ -142,9 +140,7 @@ fn quoted4(packet: &[u8]) -> Option<Tuple> {
     if header[0] >> 4 != 4 || ihl < 20 || offset != 0 {
         return None;
     }
-    let address = |at: usize| -> Option<IpAddr> {
-        Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?).into())
-    };
+    let address = |at: usize| -> Option<IpAddr> { Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?).into()) };
     tuple_of(header[9], address(12)?, address(16)?, packet.get(ihl..)?)
 }
 
@@ -154,9 +150,8 @@ fn quoted6(packet: &[u8]) -> Option<Tuple> {
     if header[0] >> 4 != 6 {
         return None;
     }
-    let address = |at: usize| -> Option<IpAddr> {
-        Some(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?).into())
-    };
+    let address =
+        |at: usize| -> Option<IpAddr> { Some(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?).into()) };
     tuple_of(header[6], address(8)?, address(24)?, packet.get(40..)?)
 }
 

@@ -103,7 +103,9 @@ fn read_options(options: &[u8], seen: &mut Segment) {
             rest = behind;
             continue;
         }
-        let Some(length) = behind.first().map(|length| usize::from(*length)).filter(|length| *length >= 2) else { return };
+        let Some(length) = behind.first().map(|length| usize::from(*length)).filter(|length| *length >= 2) else {
+            return;
+        };
         // Cut short: the kernel stops here, too.
         let Some((option, behind)) = rest.split_at_checked(length) else { return };
         rest = behind;

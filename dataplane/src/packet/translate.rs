@@ -131,7 +131,9 @@ fn ports(protocol: u8, payload: &mut [u8], ends: &Ends, sum: Option<usize>) {
         _ => return,
     };
     for (at, end) in places {
-        let (Some(end), Some(old)) = (end, payload.get(at..).and_then(<[u8]>::first_chunk::<2>).copied()) else { continue };
+        let (Some(end), Some(old)) = (end, payload.get(at..).and_then(<[u8]>::first_chunk::<2>).copied()) else {
+            continue;
+        };
         let new = end.port.to_be_bytes();
         write(payload, at, new);
         if let Some((sum, value)) = sum.and_then(|sum| Some((sum, word(payload, sum)?))) {

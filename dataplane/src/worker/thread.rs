@@ -94,7 +94,12 @@ fn run<P: Port, K: Punt>(worker: &mut Worker<P, K>, stop: &AtomicBool) {
         doorbell.lie_down();
         // The last look, behind the fence: what came until now is seen here, what comes later rings.
         if worker.round() == 0 && !stop.load(Ordering::Acquire) {
-            let longest = if worker.waiting > 0 { retry } else { LONGEST_SLEEP };
+            let longest = match worker.waiting {
+                // The control side rings when the kernel knows of them; if it does not, they go by the clock.
+                _ if worker.is_parking() => RETRY.0,
+                0 => LONGEST_SLEEP,
+                _ => retry,
+            };
             retry = (retry * 2).min(RETRY.1);
             worker.counters.sleeps.add(1);
             wait.sleep(longest);

@@ -10,8 +10,8 @@ use shunt_policy::{Family, Policy};
 
 use crate::conn::exchange::{FromWorker, ToWorker};
 use crate::conn::seen::{Kind, Seen};
-use crate::conn::{Connections, Local, Place};
 use crate::conn::settings::Settings;
+use crate::conn::{Connections, Local, Place};
 use crate::packet::Packet;
 use crate::served::{Served, ServedByWorker};
 

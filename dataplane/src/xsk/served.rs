@@ -34,7 +34,8 @@ impl ServedMap {
             map_flags: libbpf_sys::BPF_F_MMAPABLE,
             ..Default::default()
         };
-        let map = MapHandle::create(MapType::Array, Some("served"), 4, ENTRY as u32, entries, &options).map_err(cause)?;
+        let map =
+            MapHandle::create(MapType::Array, Some("served"), 4, ENTRY as u32, entries, &options).map_err(cause)?;
         // The kernel rounds up to whole pages (array_map_mmap).
         let length = NonZeroUsize::new(entries as usize * ENTRY).ok_or(io::ErrorKind::InvalidInput)?;
         let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);

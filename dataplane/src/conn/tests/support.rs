@@ -29,7 +29,9 @@ impl Desk {
 
     pub fn with(capacity: usize, settings: Settings, place: Place) -> Self {
         let (producer, reports) = rtrb::RingBuffer::new(1024);
-        let connections = Connections::new(capacity, place, Arc::new(settings), producer, 7);
+        let mut connections = Connections::new(capacity, place, Arc::new(settings), producer, 7);
+        // What is worth telling of shows only so.
+        connections.most_early = 0;
         Desk { connections, reports, now: 1000 * SECOND }
     }
 

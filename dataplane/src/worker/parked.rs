@@ -1,0 +1,67 @@
+//! Punted packets of connections that the kernel does not know yet: it is told, and gets them then.
+
+use std::collections::VecDeque;
+
+use shunt_policy::connection::Tuple;
+use shunt_policy::{PortId, PuntReason};
+
+use super::tracked::Tracked;
+use crate::xsk::Frame;
+
+/// At most so many; what comes on top goes at once.
+const ROOM: usize = 256;
+
+/// ns; then the kernel gets them, whatever it knows. What it is told reaches it in a few milliseconds.
+const LONGEST: u64 = 50_000_000;
+
+/// A packet that waits.
+pub(super) struct Parked {
+    pub(super) frame: Frame,
+    pub(super) ingress: PortId,
+    pub(super) reason: PuntReason,
+    /// Of the connection.
+    pub(super) original: Tuple,
+    /// ns
+    pub(super) since: u64,
+}
+
+/// In the order in which they came.
+pub(super) struct Lot(VecDeque<Parked>);
+
+impl Default for Lot {
+    fn default() -> Self {
+        Lot(VecDeque::with_capacity(ROOM))
+    }
+}
+
+impl Lot {
+    /// # Errors
+    ///
+    /// The packet, if there is no room.
+    pub(super) fn put(&mut self, parked: Parked) -> Result<(), Parked> {
+        if self.0.len() == ROOM {
+            return Err(parked);
+        }
+        self.0.push_back(parked);
+        Ok(())
+    }
+
+    /// The first one, if its time has come. Others wait behind it, for a few milliseconds.
+    pub(super) fn next(&mut self, tracked: &mut Tracked) -> Option<Parked> {
+        let Parked { original, since, .. } = self.0.front()?;
+        let now = tracked.now;
+        if now.saturating_sub(*since) >= LONGEST || tracked.connections.is_held(original, now) {
+            return self.0.pop_front();
+        }
+        None
+    }
+
+    /// The first one, whether or not its time has come.
+    pub(super) fn take(&mut self) -> Option<Parked> {
+        self.0.pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
