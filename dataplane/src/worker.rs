@@ -7,6 +7,7 @@ pub mod thread;
 pub mod tracked;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use shunt_policy::connection::Trackless;
@@ -352,6 +353,11 @@ impl<P: Port, K: Punt> Worker<P, K> {
     /// Number of frames that other workers left and this one has not taken yet.
     pub fn inbox(&self) -> usize {
         self.exchange.waiting()
+    }
+
+    /// Lets time pass for its connections.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        self.tracked.advance(time);
     }
 
     /// Its connections, for the next worker in its place.
