@@ -196,6 +196,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             Err(stop) => {
                 match stop {
                     Stop::Drop(_) => tracker.dropped(),
+                    Stop::Punt(PuntReason::Local) => tracker.delivered(),
                     Stop::Punt(_) => tracker.punted(),
                 }
                 self.end(frame, packet, ingress, stop);

@@ -53,6 +53,12 @@ impl Tracker<'_> {
         self.update_known();
     }
 
+    /// The packet ends at this machine. Whether a connection begins with it, rules of INPUT decide (`nf_confirm` comes after them), and the
+    /// kernel will tell: until then its tuple is free, for the packet from inside that crosses it.
+    pub fn delivered(mut self) {
+        self.update_known();
+    }
+
     /// The kernel gets the packet: a connection that begins with it is the kernel's, and untranslated as far as anybody knows. Not to be
     /// called for a packet with NOTRACK; if the decision ended before `track`, that is made up for.
     pub fn punted(mut self) {
