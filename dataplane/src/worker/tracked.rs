@@ -84,7 +84,7 @@ impl Tracked {
 
     /// Ends it.
     pub fn sweep(&mut self, idle: bool) {
-        if self.connections.len() > 0 {
+        if !self.connections.is_empty() {
             self.connections.sweep(self.now, if idle { IDLE_SWEEP } else { BUSY_SWEEP });
         }
     }

@@ -1,20 +1,24 @@
 //! RFC 4787: UDP.
 
+use std::sync::Arc;
+
 use shunt_dataplane::conn::exchange::ToWorker;
 use shunt_dataplane::conn::record::Record;
 use shunt_dataplane::conn::settings::Settings;
 use shunt_policy::connection::{Endpoint, Tuple};
-use shunt_policy::{Mark, PuntReason};
+use shunt_policy::{Mark, PortId, PuntReason};
 
 use crate::common::nat::{ends, icmp_error, nat};
-use crate::common::{LAN, UDP, WAN, address};
+use crate::common::{LAN, TCP, UDP, WAN, address};
 use crate::scene::*;
 
 #[test]
 fn a_source_keeps_its_mapping_to_other_destinations() {
-    let mut scene = Scene::new();
-    for outside in [(S, 53), (S, 54), (T, 53), (T, 9999)] {
-        assert_eq!(scene.out(UDP, (A, 4000), outside), at(PUBLIC, 4000));
+    for workers in 1..=3 {
+        let mut scene = Scene::with_workers(workers, &nat());
+        for outside in [(S, 53), (S, 54), (T, 53), (T, 9999), (S, 60_001), (S, 60_002), (T, 60_003)] {
+            assert_eq!(scene.out(UDP, (A, 4000), outside), at(PUBLIC, 4000));
+        }
     }
 }
 
@@ -192,7 +196,7 @@ fn only_the_endpoint_that_was_asked_may_answer() {
     assert_eq!(scene.reaches(UDP, (S, 53), &mapped), at(A, 4000));
 }
 
-/// The peer may have been first, and the router's own answer be of no importance: then both ends can still meet.
+/// The peer may have been first. If a rule of INPUT has dropped its packet, both ends can still meet.
 #[test]
 fn a_mapping_is_kept_after_an_unsolicited_packet_for_it() {
     let mut scene = Scene::new();
@@ -201,11 +205,25 @@ fn a_mapping_is_kept_after_an_unsolicited_packet_for_it() {
     assert_eq!(scene.reaches(UDP, (S, 5000), &at(PUBLIC, 4000)), at(A, 4000));
 }
 
+/// If none has, the packet has begun a connection of the machine, and its tuple is taken.
+#[test]
+fn what_an_unsolicited_packet_began_at_the_machine_is_not_taken_from_it() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.answer(UDP, (S, 5000), &at(PUBLIC, 4000)), LOCAL);
+    let record = kernels(((S, 5000), (PUBLIC, 4000)), ((PUBLIC, 4000), (S, 5000)));
+    scene.tell(ToWorker::Kernel { record: Record { kernels: false, ..record }, whole: false });
+    let mapped = scene.out(UDP, (A, 4000), (S, 5000));
+    assert_ne!(mapped, at(PUBLIC, 4000));
+    assert_eq!(scene.reaches(UDP, (S, 5000), &mapped), at(A, 4000));
+    let theirs = scene.answer(UDP, (S, 5000), &at(PUBLIC, 4000));
+    assert_eq!(theirs, Fate::Punted(PuntReason::KernelConnection));
+}
+
 #[test]
 fn a_forwarded_port_is_open_to_all() {
     let mut scene = Scene::new();
     for outside in [(S, 4000), (S, 4001), (T, 4000)] {
-        let syn = packet(WAN, crate::common::TCP, outside, (PUBLIC, 8080));
+        let syn = packet(WAN, TCP, outside, (PUBLIC, 8080));
         let sent = scene.sent(WAN, &syn);
         assert_eq!(ends(&sent), (address(outside.0), outside.1, address(A), 80));
     }
@@ -218,7 +236,7 @@ fn hairpins_are_the_kernels() {
     // To a mapped port: nobody there may ask.
     assert_eq!(scene.fate(LAN, &packet(LAN, UDP, (B, 4000), (PUBLIC, mapped.1))), LOCAL);
     // To a forwarded one: it would leave by the interface it came in.
-    let syn = packet(LAN, crate::common::TCP, (B, 4000), (PUBLIC, 8080));
+    let syn = packet(LAN, TCP, (B, 4000), (PUBLIC, 8080));
     assert_eq!(scene.fate(LAN, &syn), Fate::Punted(PuntReason::Redirect));
     let again = scene.fate(LAN, &syn);
     assert_eq!(again, Fate::Punted(PuntReason::KernelConnection), "and stays the kernel's");
@@ -227,32 +245,32 @@ fn hairpins_are_the_kernels() {
 #[test]
 fn what_a_packet_says_of_addresses_is_left_alone() {
     let mut scene = Scene::new();
-    let mut invite = Vec::new();
     let text = format!("INVITE sip:b@{S}\r\nVia: SIP/2.0/UDP {A}:5060\r\nContact: <sip:a@{A}>\r\n\r\n");
-    etherparse::PacketBuilder::ethernet2(crate::common::peer(LAN).0, crate::common::own(LAN).0)
-        .ipv4([198, 51, 100, 2], [203, 0, 113, 2], 64)
-        .udp(5060, 5060)
-        .write(&mut invite, text.as_bytes())
-        .expect("written");
+    let invite = udp(LAN, (A, 5060), (S, 5060), text.as_bytes());
     let sent = scene.sent(LAN, &invite);
     assert_eq!(ends(&sent).0, address(PUBLIC));
     assert_eq!(&sent[42..], text.as_bytes());
 }
 
-#[test]
-fn connections_with_a_helper_are_the_kernels() {
-    let mut scene = Scene::new();
+/// What the kernel says of a connection of UDP that it keeps; both its tuples.
+fn kernels(original: (At, At), reply: (At, At)) -> Record {
     let end = |(host, port): At| Endpoint { address: address(host), port };
-    let tuple = |source, destination| Tuple { source: end(source), destination: end(destination), protocol: UDP };
-    let record = Record {
-        original: tuple((A, 5060), (S, 5060)),
-        reply: tuple((S, 5060), (PUBLIC, 5060)),
+    let tuple = |(source, destination)| Tuple { source: end(source), destination: end(destination), protocol: UDP };
+    Record {
+        original: tuple(original),
+        reply: tuple(reply),
         status: 0,
         mark: Mark(0),
         timeout: 100,
         tcp: None,
         kernels: true,
-    };
+    }
+}
+
+#[test]
+fn connections_with_a_helper_are_the_kernels() {
+    let mut scene = Scene::new();
+    let record = kernels(((A, 5060), (S, 5060)), ((S, 5060), (PUBLIC, 5060)));
     scene.tell(ToWorker::Kernel { record, whole: true });
     let kernels = Fate::Punted(PuntReason::KernelConnection);
     assert_eq!(scene.fate(LAN, &packet(LAN, UDP, (A, 5060), (S, 5060))), kernels);
@@ -315,60 +333,34 @@ fn an_icmp_error_may_come_from_anywhere() {
 fn destination_unreachable_finds_the_sender() {
     let mut scene = Scene::new();
     let asked = packet(LAN, UDP, (A, 4000), (S, 53));
-    let mut seen = scene.sent(LAN, &asked);
+    let seen = scene.sent(LAN, &asked);
     for code in 0..16 {
         let error = icmp_error(WAN, (address(S), address(PUBLIC)), (3, code), &seen[14..]);
         let sent = scene.sent(WAN, &error);
         assert_eq!((ends(&sent).0, ends(&sent).2), (address(S), address(A)));
         assert_eq!(sent[34..36], [3, code]);
     }
-    // As it was sent, but for the hop.
+    // From the addresses on it is as it was sent.
     let sent = scene.sent(WAN, &icmp_error(WAN, (address(S), address(PUBLIC)), (3, 3), &seen[14..]));
-    seen.clone_from(&asked);
-    assert_eq!(sent[42 + 12..], seen[14 + 12..], "addresses, ports and checksum");
+    assert_eq!(sent[42 + 12..], asked[14 + 12..], "addresses, ports and checksum");
 }
 
-fn oversize(dont_fragment: bool, from: shunt_policy::PortId) -> Fate {
+/// What becomes of a packet of one byte more than the MTU; one without that passes.
+fn oversize(dont_fragment: bool, from: PortId) -> Fate {
     let mut config = nat();
-    for link in std::sync::Arc::make_mut(&mut config.links) {
-        link.mtu = 600;
-    }
+    Arc::make_mut(&mut config.links).iter_mut().for_each(|link| link.mtu = 600);
     let mut scene = Scene::of(&config);
     let mapped = scene.out(UDP, (A, 4000), (S, 53));
     let (source, destination) = if from == LAN { ((A, 4000), (S, 53)) } else { ((S, 53), (PUBLIC, mapped.1)) };
-    let mut long = segment_of_udp(from, source, destination, 573);
-    if dont_fragment {
-        long[20] |= 0x40;
-        refresh_header_checksum(&mut long);
-    }
-    let fate = scene.fate(from, &long);
-    let mut fits = segment_of_udp(from, source, destination, 572);
-    fits[20] |= 0x40;
-    refresh_header_checksum(&mut fits);
-    scene.sent(from, &fits);
+    let of = |length: usize| {
+        let mut frame = udp(from, source, destination, &vec![1; length - 28]);
+        frame[20] = if dont_fragment { 0x40 } else { 0 };
+        finish_header(&mut frame);
+        frame
+    };
+    let fate = scene.fate(from, &of(601));
+    scene.sent(from, &of(600));
     fate
-}
-
-fn segment_of_udp(from: shunt_policy::PortId, source: At, destination: At, payload: usize) -> Vec<u8> {
-    let std::net::IpAddr::V4(of) = address(source.0) else { panic!("IPv4") };
-    let std::net::IpAddr::V4(to) = address(destination.0) else { panic!("IPv4") };
-    let mut frame = Vec::new();
-    etherparse::PacketBuilder::ethernet2(crate::common::peer(from).0, crate::common::own(from).0)
-        .ipv4(of.octets(), to.octets(), 64)
-        .udp(source.1, destination.1)
-        .write(&mut frame, &vec![1; payload])
-        .expect("written");
-    frame[20] &= !0x40;
-    refresh_header_checksum(&mut frame);
-    frame
-}
-
-pub(crate) fn refresh_header_checksum(frame: &mut [u8]) {
-    frame[24..26].fill(0);
-    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let sum = !((folded & 0xffff) + (folded >> 16)) as u16;
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[test]
@@ -388,7 +380,7 @@ fn what_may_be_fragmented_is_fragmented_by_the_kernel() {
 fn fragment(mut frame: Vec<u8>, offset: u16, more: bool) -> Vec<u8> {
     let field = offset | if more { 0x2000 } else { 0 };
     frame[20..22].copy_from_slice(&field.to_be_bytes());
-    refresh_header_checksum(&mut frame);
+    finish_header(&mut frame);
     frame
 }
 

@@ -1,19 +1,22 @@
 //! RFC 5508: ICMP.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use etherparse::PacketBuilder;
 use shunt_dataplane::conn::settings::Settings;
-use shunt_policy::{DropReason, PuntReason};
+use shunt_policy::{DropReason, PortId, PuntReason};
 
 use crate::common::nat::{ends, icmp_error, nat};
 use crate::common::{ICMP, LAN, UDP, WAN, address, own, peer};
-use crate::rfc4787::refresh_header_checksum;
 use crate::scene::*;
 
-/// An ICMP message of this type with an identifier, and its answer's type.
-fn message(from: shunt_policy::PortId, ends: (&str, &str), kind: u8, identifier: u16) -> Vec<u8> {
-    let (std::net::IpAddr::V4(of), std::net::IpAddr::V4(to)) = (address(ends.0), address(ends.1)) else { panic!() };
+/// An ICMP message of this type with an identifier.
+fn message(from: PortId, ends: (&str, &str), kind: u8, identifier: u16) -> Vec<u8> {
+    let (IpAddr::V4(of), IpAddr::V4(to)) = (address(ends.0), address(ends.1)) else { panic!("IPv4") };
     let [high, low] = identifier.to_be_bytes();
     let mut frame = Vec::new();
-    etherparse::PacketBuilder::ethernet2(peer(from).0, own(from).0)
+    PacketBuilder::ethernet2(peer(from).0, own(from).0)
         .ipv4(of.octets(), to.octets(), 64)
         .icmpv4_raw(kind, 0, [high, low, 0, 9])
         .write(&mut frame, &[0; 12])
@@ -246,10 +249,10 @@ fn errors_of_the_router_itself_are_the_kernels() {
     let mut scene = Scene::new();
     let mut last_hop = packet(LAN, UDP, (A, 4000), (S, 53));
     last_hop[22] = 1;
-    refresh_header_checksum(&mut last_hop);
+    finish_header(&mut last_hop);
     assert_eq!(scene.fate(LAN, &last_hop), Fate::Punted(PuntReason::TtlExpired));
     let mut config = nat();
-    for link in std::sync::Arc::make_mut(&mut config.links) {
+    for link in Arc::make_mut(&mut config.links) {
         link.mtu = 37;
     }
     let long = packet(LAN, UDP, (A, 4000), (S, 53));

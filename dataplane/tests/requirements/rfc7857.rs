@@ -133,7 +133,7 @@ fn the_identification_of_a_packet_is_left_alone() {
     for identification in [[0, 0], [0x12, 0x34], [0xff, 0xff]] {
         let mut asked = packet(LAN, UDP, (A, 4000), (S, 53));
         asked[18..20].copy_from_slice(&identification);
-        crate::rfc4787::refresh_header_checksum(&mut asked);
+        finish_header(&mut asked);
         assert_eq!(scene.sent(LAN, &asked)[18..20], identification);
     }
 }

@@ -53,7 +53,11 @@ impl Scene {
     }
 
     pub(crate) fn of(config: &Config) -> Self {
-        Scene { router: router_of(1, config) }
+        Scene::with_workers(1, config)
+    }
+
+    pub(crate) fn with_workers(workers: usize, config: &Config) -> Self {
+        Scene { router: router_of(workers, config) }
     }
 
     /// Source nat to these addresses, or to one of these ports; `change` says what else.
@@ -209,6 +213,24 @@ pub(crate) fn segment(
     let mut frame = Vec::new();
     tcp.write(&mut frame, &vec![7; payload]).expect("written");
     frame
+}
+
+pub(crate) fn udp(from: PortId, source: At, destination: At, payload: &[u8]) -> Vec<u8> {
+    let (IpAddr::V4(of), IpAddr::V4(to)) = (address(source.0), address(destination.0)) else { panic!("IPv4") };
+    let ethernet = PacketBuilder::ethernet2(peer(from).0, own(from).0);
+    let mut frame = Vec::new();
+    let ip = ethernet.ipv4(of.octets(), to.octets(), 64);
+    ip.udp(source.1, destination.1).write(&mut frame, payload).expect("written");
+    frame
+}
+
+/// The checksum of a changed IPv4 header.
+pub(crate) fn finish_header(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let sum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 pub(crate) fn ports(first: u16, last: u16) -> Option<PortRange> {
