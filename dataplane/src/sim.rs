@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use shunt_policy::{Generation, Ifindex, Policy, PortId};
 
@@ -254,6 +255,11 @@ impl Router {
                 done => total += done,
             }
         }
+    }
+
+    /// Lets time pass for the connections of all workers, beside that which passes anyway.
+    pub fn advance(&mut self, time: Duration) {
+        self.assembled.workers.iter_mut().for_each(|worker| worker.advance(time));
     }
 
     /// Takes the frames that left by a port since the last time, of all its queues.

@@ -8,6 +8,7 @@ pub mod thread;
 pub mod tracked;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use shunt_policy::connection::Trackless;
@@ -189,7 +190,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             Ok(egress) => {
                 let way = self.ways.get(usize::from(egress.port().0)).copied().unwrap_or(Way::None);
                 if way == Way::None {
-                    let when = tracker.punted();
+                    let when = tracker.punted(PuntReason::EgressNotTaken);
                     return self.punt_tracked(frame, packet, ingress, PuntReason::EgressNotTaken, when);
                 }
                 let quoted = tracker.inner().unwrap_or_default();
@@ -203,7 +204,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
                 self.end(frame, packet, ingress, stop);
             }
             Err(Stop::Punt(reason)) => {
-                let when = tracker.punted();
+                let when = tracker.punted(reason);
                 self.punt_tracked(frame, packet, ingress, reason, when);
             }
         }
@@ -394,6 +395,11 @@ impl<P: Port, K: Punt> Worker<P, K> {
     /// Number of frames that other workers left and this one has not taken yet.
     pub fn inbox(&self) -> usize {
         self.exchange.waiting()
+    }
+
+    /// Lets time pass for its connections.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        self.tracked.advance(time);
     }
 
     /// Its connections, for the next worker in its place.

@@ -143,7 +143,8 @@ impl Connections {
         self.reports = reports;
     }
 
-    /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`] or [`Tracker::punted`]; letting it go does nothing.
+    /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`], [`Tracker::delivered`] or [`Tracker::punted`];
+    /// letting it go does nothing.
     pub fn tracker(&mut self, seen: Seen, local: Local, now: u64) -> Tracker<'_> {
         Tracker::new(self, seen, local, now)
     }

@@ -63,9 +63,11 @@ impl Tracker<'_> {
         self.update_known();
     }
 
-    /// The kernel is to get the packet: a connection that begins with it is the kernel's, and untranslated as far as anybody knows. Not to
-    /// be called for a packet with NOTRACK; if the decision ended before `track`, that is made up for.
-    pub fn punted(mut self) -> Punted {
+    /// The kernel is to get the packet: a connection that begins with it is the kernel's, and untranslated as far as anybody knows. Where the
+    /// packet ends at this machine rules of INPUT decide whether one begins (`nf_confirm` comes after them), and the kernel will tell:
+    /// until then its tuple is free, for the packet from inside that crosses it. Not to be called for a packet with NOTRACK; if the
+    /// decision ended before `track`, that is made up for.
+    pub fn punted(mut self, reason: PuntReason) -> Punted {
         if matches!(self.held, Held::Unasked) && self.local != Local::Ours {
             // How the packet would be stopped is of no interest any more.
             let _ = self.track();
@@ -73,6 +75,7 @@ impl Tracker<'_> {
         let invalid = self.update.is_some() && matches!(self.held, Held::Nothing);
         self.update_known();
         match self.held {
+            Held::New(_) if reason == PuntReason::Local => {}
             Held::New(fresh) => self.connections.stub(&fresh, self.now),
             _ if invalid => return Punted::Misfit,
             Held::Known(found) | Held::Related(found, _) => return self.connections.awaits(found.number, self.now),

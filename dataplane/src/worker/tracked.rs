@@ -1,7 +1,7 @@
 //! The worker's connections: what the control side tells of them, what time does to them, and packets on their way through them.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use shunt_policy::config::Conntrack;
@@ -59,25 +59,32 @@ pub struct Tracked {
     place: Place,
     /// As of the beginning of the round.
     pub now: u64,
+    /// ns by which its clock is ahead of all others': 0 but in the simulator.
+    ahead: u64,
 }
 
 impl Tracked {
     pub fn new(connections: Connections, orders: Orders, place: Place) -> Self {
-        Tracked { connections, orders, place, now: now() }
+        Tracked { connections, orders, place, now: now(), ahead: 0 }
     }
 
     /// Begins a round: what time it is, and what the control side has said.
     pub fn begin(&mut self) {
-        self.now = now();
+        self.now = now() + self.ahead;
         for _ in 0..AT_ONCE {
             let Ok(message) = self.orders.pop() else { return };
             self.connections.tell(message, self.now);
         }
     }
 
+    /// Lets time pass.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        self.ahead += time.as_nanos() as u64;
+    }
+
     /// Ends it.
     pub fn sweep(&mut self, idle: bool) {
-        if self.connections.len() > 0 {
+        if !self.connections.is_empty() {
             self.connections.sweep(self.now, if idle { IDLE_SWEEP } else { BUSY_SWEEP });
         }
     }

@@ -7,6 +7,8 @@
 //! ```
 #![allow(dead_code)]
 
+pub(crate) mod nat;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -114,6 +114,7 @@ fn a_full_queue_stops_nobody() {
     let settings = std::sync::Arc::new(Settings::default());
     let place = Place { worker: 0, workers: 1 };
     let mut connections = super::super::Connections::new(8, place, settings, producer, 1);
+    connections.most_early = 0;
     let mut pass = |port, now| {
         let mut tracker = connections.tracker(udp((CLIENT, port), (SERVER, 53)), Local::No, now);
         tracker.track().unwrap();
@@ -175,7 +176,7 @@ fn a_punted_beginning_is_the_kernels_until_it_tells_more() {
     let query = udp((CLIENT, 5000), (SERVER, 53));
     let mut tracker = desk.connections.tracker(query, Local::No, desk.now);
     tracker.track().unwrap();
-    tracker.punted();
+    tracker.punted(shunt_policy::PuntReason::NoRoute);
     assert_eq!(desk.pass(query), Err(KERNELS));
     let translated = record(query.tuple, tuple(17, (SERVER, 53), (PUBLIC, 5000)));
     hear(&mut desk, translated, false);
@@ -190,9 +191,11 @@ fn a_punted_beginning_is_the_kernels_until_it_tells_more() {
 fn punted_before_anybody_asked_is_punted_all_the_same() {
     let mut desk = Desk::new(8);
     let query = udp((CLIENT, 5000), (SERVER, 53));
-    desk.connections.tracker(query, Local::No, desk.now).punted();
+    desk.connections.tracker(query, Local::No, desk.now).punted(shunt_policy::PuntReason::NoRoute);
     assert_eq!(desk.pass(query), Err(KERNELS));
-    desk.connections.tracker(udp((CLIENT, 5001), (PUBLIC, 53)), Local::Ours, desk.now).punted();
+    desk.connections
+        .tracker(udp((CLIENT, 5001), (PUBLIC, 53)), Local::Ours, desk.now)
+        .punted(shunt_policy::PuntReason::NoRoute);
     assert_eq!(desk.connections.len(), 1);
 }
 

@@ -1,0 +1,87 @@
+//! docs/nat-requirements.md names a test for each requirement, and each of these tests is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+const TABLE: &str = "../docs/nat-requirements.md";
+
+/// What each RFC asks, as the first column calls it.
+fn asked() -> Vec<(&'static str, Vec<String>)> {
+    let numbered = |last: u32| (1..=last).map(|number| format!("REQ-{number}")).collect();
+    let sections = ["2.1", "2.2", "2.3", "3", "4", "5", "6", "7", "7.1", "8", "9", "10", "11", "12"];
+    vec![
+        ("RFC 4787", numbered(14)),
+        ("RFC 5382", numbered(10)),
+        ("RFC 5508", numbered(11)),
+        ("RFC 7857", sections.iter().map(|section| format!("§{section}")).collect()),
+    ]
+}
+
+/// Cells of the rows, by the heading that they stand under.
+fn rows() -> BTreeMap<String, Vec<Vec<String>>> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(TABLE);
+    let text = std::fs::read_to_string(&path).expect("the table is there");
+    let mut rows: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            title.split(':').next().unwrap_or_default().clone_into(&mut heading);
+        } else if let Some(line) = line.strip_prefix('|')
+            && !line.starts_with("---")
+            && !line.starts_with(" requirement ")
+        {
+            let cells = line.trim_end_matches('|').split('|').map(|cell| cell.trim().to_owned());
+            rows.entry(heading.clone()).or_default().push(cells.collect());
+        }
+    }
+    rows
+}
+
+/// The functions of this directory that are tests.
+fn tests() -> BTreeSet<String> {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/requirements");
+    let files = std::fs::read_dir(directory).expect("the directory is there").map(|file| file.expect("a file").path());
+    let mut tests = BTreeSet::new();
+    for file in files.filter(|file| !file.ends_with("table.rs")) {
+        let text = std::fs::read_to_string(file).expect("readable");
+        let after = text.split("#[test]\nfn ").skip(1);
+        tests.extend(after.filter_map(|rest| Some(rest.split_once("() {")?.0.to_owned())));
+    }
+    tests
+}
+
+fn named(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_requirement_has_a_row() {
+    let rows = rows();
+    for (rfc, requirements) in asked() {
+        let rows = &rows[rfc];
+        for requirement in requirements {
+            let has_row = rows.iter().any(|row| row[0].split(' ').next() == Some(&*requirement));
+            assert!(has_row, "{rfc} {requirement}");
+        }
+    }
+}
+
+#[test]
+fn every_row_says_what_becomes_of_it_and_names_a_test_that_is_there() {
+    let tests = tests();
+    for row in rows().values().flatten() {
+        let [_, _, answer, shown] = &row[..] else { panic!("four columns: {row:?}") };
+        let known = ["yes", "as Linux: ", "the kernel's: "];
+        assert!(answer == "yes" || known[1..].iter().any(|word| answer.starts_with(word)), "{row:?}");
+        let named = named(shown);
+        assert!(!named.is_empty(), "no test: {row:?}");
+        named.iter().for_each(|name| assert!(tests.contains(name), "{name} of {row:?}"));
+    }
+}
+
+#[test]
+fn every_test_shows_something_that_is_asked() {
+    let shown: BTreeSet<String> = rows().values().flatten().flat_map(|row| named(&row[3])).collect();
+    let unnamed: Vec<_> = tests().into_iter().filter(|test| !shown.contains(test)).collect();
+    assert!(unnamed.is_empty(), "in no row: {unnamed:?}");
+}
