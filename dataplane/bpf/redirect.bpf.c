@@ -36,7 +36,8 @@ struct port {
 	__u8 serving;
 	/* Connections are translated: an ICMP error to an address of the machine may be about one of them. */
 	__u8 translates;
-	__u8 unused;
+	/* Connections are tracked: also a packet whose TTL is used up is one of them. */
+	__u8 tracks;
 	/* Longest frame in bytes that a worker takes, Ethernet header included. */
 	__u32 longest;
 };
@@ -214,7 +215,7 @@ static __always_inline int ipv4(const struct port *own, void *data, void *end)
 	key.in6_u.u6_addr32[3] = ip->daddr;
 	if (bpf_map_lookup_elem(&local, &key) && !is_served(own, ip->protocol, ip + 1, end))
 		return PASS_LOCAL;
-	if (ip->ttl <= 1)
+	if (ip->ttl <= 1 && !own->tracks)
 		return PASS_TTL_EXPIRED;
 	return PASS_REASONS;
 }
@@ -241,7 +242,7 @@ static __always_inline int ipv6(const struct port *own, void *data, void *end)
 		return PASS_NOT_UNICAST;
 	if (bpf_map_lookup_elem(&local, &key) && !is_served(own, ip->nexthdr, ip + 1, end))
 		return PASS_LOCAL;
-	if (ip->hop_limit <= 1)
+	if (ip->hop_limit <= 1 && !own->tracks)
 		return PASS_TTL_EXPIRED;
 	return PASS_REASONS;
 }

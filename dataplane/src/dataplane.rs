@@ -96,8 +96,9 @@ pub struct Dataplane {
 /// Which packets to the machine's own addresses translation may take.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct NatPorts {
-    /// Connections are translated: ICMP errors may be about one of them.
-    translates: bool,
+    /// If connections are translated, ICMP errors may be about one of them; if they are tracked, packets whose TTL is used up may be of
+    /// one.
+    conntrack: Conntrack,
     /// What destination nat rules may take: by protocol and port, or anything.
     by_rules: Option<Vec<(u8, PortRange)>>,
 }
@@ -112,7 +113,8 @@ struct Taken {
     zero_copy: bool,
     meters: Vec<Meter>,
     serving: bool,
-    translates: bool,
+    /// What connections are to the policy.
+    conntrack: Conntrack,
 }
 
 type AnyWorker = Worker<XskPort, Taps>;
@@ -256,10 +258,10 @@ impl Dataplane {
 
     /// Tells the XDP programs what of the packets to own addresses translation may take.
     fn serve_nat(&mut self, policy: &Policy) {
-        let translates = Family::BOTH.iter().any(|family| policy.conntrack(*family) == Conntrack::Translates);
+        let conntrack = Family::BOTH.map(|family| policy.conntrack(family)).into_iter().max().unwrap_or_default();
         let ports = Family::BOTH.map(|family| policy.destination_nat_ports(family));
         let by_rules = ports.into_iter().collect::<Option<Vec<_>>>().map(|ports| ports.concat());
-        let nat = NatPorts { translates, by_rules };
+        let nat = NatPorts { conntrack, by_rules };
         let before = self.nat.as_ref();
         if before.is_none_or(|before| before.by_rules != nat.by_rules) {
             self.served.rules(|protocol, port| match &nat.by_rules {
@@ -267,9 +269,9 @@ impl Dataplane {
                 Some(ports) => ports.iter().any(|(of, range)| *of == protocol && range.contains(port)),
             });
         }
-        if before.is_none_or(|before| before.translates != translates) {
+        if before.is_none_or(|before| before.conntrack != conntrack) {
             for taken in &mut self.ports {
-                taken.translates = translates;
+                taken.conntrack = conntrack;
                 taken.configure();
             }
         }
@@ -344,9 +346,10 @@ impl Taken {
 
     /// What the XDP program has to know of the port.
     fn config(&self) -> PortConfig {
-        let Taken { spec, punted, serving, translates, .. } = self;
+        let Taken { spec, punted, serving, conntrack, .. } = self;
+        let (tracks, translates) = (*conntrack != Conntrack::Off, *conntrack == Conntrack::Translates);
         let longest = spec.mtu.saturating_add(crate::packet::ETHERNET as u32).min(LONGEST_FRAME);
-        PortConfig { mac: spec.mac, punted: *punted, serving: *serving, translates: *translates, longest }
+        PortConfig { mac: spec.mac, punted: *punted, serving: *serving, translates, tracks, longest }
     }
 
     fn configure(&self) {

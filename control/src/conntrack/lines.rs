@@ -54,6 +54,13 @@ impl Lines {
         self.0.get_mut(worker).is_some_and(|end| end.tell(message))
     }
 
+    /// What does no harm if it is not heard: nobody waits for room.
+    pub fn hint(&mut self, worker: usize, message: ToWorker) {
+        if let Some(end) = self.0.get_mut(worker) {
+            end.silent |= end.line.to.push(message).is_ok();
+        }
+    }
+
     /// The same to all.
     pub fn tell_all(&mut self, message: &ToWorker) {
         for end in &mut self.0 {

@@ -125,7 +125,8 @@ impl Table {
         entry.heard |= heard;
         self.counts.exported += 1;
         let owner = self.place().owner(&record.original);
-        self.lines.tell(owner, ToWorker::Exported { original: record.original });
+        // Without it, packets that wait for it wait some milliseconds more.
+        self.lines.hint(owner, ToWorker::Exported { original: record.original });
     }
 
     pub fn count(&mut self) {

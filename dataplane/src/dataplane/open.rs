@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use shunt_policy::config::Conntrack;
 use shunt_policy::{Mac, Policy};
 
 use super::{Crew, Dataplane, Options, PortSpec, Taken, XdpMode, ZeroCopy};
@@ -158,7 +159,7 @@ fn take(spec: &PortSpec, served: &Served) -> Result<Taken, OpenError> {
         zero_copy: false,
         meters: Vec::new(),
         serving: true,
-        translates: false,
+        conntrack: Conntrack::Off,
     };
     taken.program.configure(taken.config()).map_err(failed)?;
     Ok(taken)

@@ -39,9 +39,6 @@ pub(super) fn parse(packet: &[u8], source_mac: Mac) -> Result<Packet, Stop> {
     if u16::from_be_bytes([header[6], header[7]]) & FRAGMENT != 0 {
         return Err(punt(PuntReason::Fragment));
     }
-    if header[8] <= 1 {
-        return Err(punt(PuntReason::TtlExpired));
-    }
     let protocol = header[9];
     if protocol == transport::ICMPV6 {
         return Err(punt(PuntReason::ForeignIcmp));

@@ -45,9 +45,6 @@ pub(super) fn parse(packet: &[u8], source_mac: Mac) -> Result<Packet, Stop> {
         }
         _ => {}
     }
-    if header[7] <= 1 {
-        return Err(punt(PuntReason::TtlExpired));
-    }
     if protocol == transport::ICMP {
         return Err(punt(PuntReason::ForeignIcmp));
     }

@@ -30,6 +30,8 @@ pub(crate) struct PortConfig {
     pub(crate) serving: bool,
     /// ICMP errors to the machine's own addresses are for the workers.
     pub(crate) translates: bool,
+    /// Packets whose TTL is used up are for the workers.
+    pub(crate) tracks: bool,
     /// Longest frame in bytes that a worker takes, Ethernet header included.
     pub(crate) longest: u32,
 }
@@ -37,7 +39,7 @@ pub(crate) struct PortConfig {
 impl PortConfig {
     /// Byte for byte `struct port` of redirect.bpf.c.
     fn bytes(&self) -> [u8; 20] {
-        let PortConfig { mac, punted, serving, translates, longest } = self;
+        let PortConfig { mac, punted, serving, translates, tracks, longest } = self;
         let mut bytes = [0; 20];
         bytes[..6].copy_from_slice(&mac.0);
         if let Some(punted) = punted {
@@ -46,6 +48,7 @@ impl PortConfig {
         }
         bytes[13] = u8::from(*serving);
         bytes[14] = u8::from(*translates);
+        bytes[15] = u8::from(*tracks);
         bytes[16..].copy_from_slice(&longest.to_ne_bytes());
         bytes
     }

@@ -39,7 +39,9 @@ fn privileged_hairpin(by: By) {
     let router = by.start(&edge.router);
     let seen = curl_is_seen_as(&edge.alice, "198.51.100.1:8080", "--local-port 40125");
     assert_eq!(seen.to_string(), "192.0.2.1:40125");
-    router.forwards(40, || download(&edge.alice, "198.51.100.1:8080", 3_000_000));
+    // What leaves by the way it came in is the kernel's: it may have a redirect to send.
+    download(&edge.alice, "198.51.100.1:8080", 3_000_000);
+    drop(router);
 }
 
 /// D37

@@ -116,11 +116,14 @@ fn privileged_the_routers_own_connections_clash_with_nobody(by: By) {
     assert!(second != 40000 && second >= 1024, "the router's own connection became {second}");
     assert_eq!(who(forwarded), 40000);
     let own = hold(&edge.router, PUBLIC, 41000);
+    // The workers hear of it by an event.
+    std::thread::sleep(std::time::Duration::from_millis(50));
     let forwarded = hold(&edge.alice, "192.0.2.10", 41000);
     let second = who(forwarded);
     assert!(second != 41000 && second >= 1024, "the client's became {second}");
     assert_eq!(who(own), 41000);
     let own = seen(&edge.router, 42000, "198.18.0.25:80");
+    std::thread::sleep(std::time::Duration::from_millis(50));
     let forwarded = seen(&edge.alice, 42000, "198.18.0.25:80");
     assert!(own.port() == 42000 && forwarded.port() != 42000, "{own} and {forwarded}");
     drop(router);

@@ -11,7 +11,7 @@ fn program(punted: Option<Mac>, serving: bool) -> Program {
     let served = ServedMap::create(4 * 65536 + 256).expect("root may make a map");
     let program = Program::load(1, &served).expect("root may load the program");
     program
-        .configure(PortConfig { mac: OWN, punted, serving, translates: false, longest: LONGEST })
+        .configure(PortConfig { mac: OWN, punted, serving, translates: false, tracks: false, longest: LONGEST })
         .expect("the port map takes its value");
     program.add_local("198.51.100.1".parse().expect("an address")).expect("room in the map");
     program.add_local("2001:db8::1".parse().expect("an address")).expect("room in the map");
