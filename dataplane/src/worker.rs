@@ -203,6 +203,11 @@ impl<P: Port, K: Punt> Worker<P, K> {
                 tracker.dropped();
                 self.end(frame, packet, ingress, stop);
             }
+            // It would leave by the way it came in.
+            Err(Stop::Punt(PuntReason::Redirect)) if tracker.has_moved(iif) => {
+                tracker.dropped();
+                self.end(frame, packet, ingress, Stop::Drop(DropReason::NatMoved));
+            }
             Err(Stop::Punt(reason)) => {
                 let when = tracker.punted(reason);
                 self.punt_tracked(frame, packet, ingress, reason, when);

@@ -250,6 +250,7 @@ fn events_are_completed_and_what_we_set_is_hidden() {
     let original = tuple(6, ("192.0.2.10", 40000), ("198.51.100.25", 25));
     let record = Record { original, reply: original.inverse().unwrap(), status: 0xe, ..tcp() };
     table.exported(&record, true);
+    assert_eq!(all(&mut heard), [ToWorker::Exported { original }]);
     let liberal = record.tcp.map(|tcp| TcpRecord { flags: tcp.flags.map(|flags| flags | 8), ..tcp });
     table.lives(told(Record { tcp: liberal, ..record }), By::Dump);
     assert_eq!(all(&mut heard), [ToWorker::Kernel { record, whole: true }]);

@@ -80,6 +80,18 @@ impl<'a> Tracker<'a> {
         }
     }
 
+    /// Whether the packet would have left by another interface than the one behind which its connection is masqueraded; then that ends
+    /// (`nf_nat_oif_changed`). For a packet that goes to the kernel before its source is translated: the kernel's copy does not know.
+    pub fn has_moved(&mut self, oif: Ifindex) -> bool {
+        let Held::Known(found) = &self.held else { return false };
+        let masquerade = self.connections.table.entry(found.number).masquerade;
+        let moved = masquerade != 0 && !found.reply && masquerade != oif.0;
+        if let Some((_, update)) = self.update.as_mut().filter(|_| moved) {
+            update.kill = true;
+        }
+        moved
+    }
+
     /// What it takes to decide about the packet again; `None` if it was not tracked. The ends are those with which it leaves.
     pub fn remembered(&self, source: Option<Endpoint>, destination: Option<Endpoint>) -> Option<Remembered> {
         let tuples = self.tuple(Direction::Original).zip(self.tuple(Direction::Reply));
@@ -92,7 +104,8 @@ impl<'a> Tracker<'a> {
         self.held = Held::Nothing;
         match self.seen.kind {
             Kind::Untracked => Ok(Connection::NONE),
-            Kind::Malformed => Ok(INVALID),
+            // Invalid by its bytes: the kernel sees that as well as we do, and what else it does with such a packet.
+            Kind::Malformed => Err(Stop::Punt(PuntReason::Conntrack)),
             Kind::IcmpError { about } => self.relate(&about),
             _ => match self.connections.find(&self.seen.tuple, self.now) {
                 Some(found) => self.meet(found),

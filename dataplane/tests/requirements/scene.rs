@@ -41,6 +41,8 @@ pub(crate) enum Fate {
 }
 
 pub(crate) const LOCAL: Fate = Fate::Punted(PuntReason::Local);
+/// Invalid by its bytes.
+pub(crate) const KERNELS: Fate = Fate::Punted(PuntReason::Conntrack);
 
 pub(crate) struct Scene {
     router: Router,
