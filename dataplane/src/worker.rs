@@ -110,7 +110,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
         if self.policy.adopt() {
             self.counters.adopted(self.policy.generation());
         }
-        self.tracked.begin();
+        self.tracked.begin(self.policy.current());
         self.unpark();
         let mut done = 0;
         for queue in 0..self.queues.len() {

@@ -7,7 +7,7 @@ use crate::config::{
     self, BaseChain, ChainRule, Conntrack, Field, Hook, Match, NatTo, PortRange, Set, Step, Test, Value, Verdict,
 };
 use crate::fib;
-use crate::names::{Family, Prefix};
+use crate::names::{Family, Ifindex, Prefix};
 
 impl Policy {
     /// What the kernel does about the connections of a family.
@@ -38,10 +38,43 @@ impl Policy {
         Some(ports)
     }
 
+    /// The interface behind which a connection is masqueraded whose answers come to this address, as far as the rules tell: one
+    /// masquerades, and none translates to the address by its number.
+    pub fn masqueraded_behind(&self, address: &IpAddr) -> Option<Ifindex> {
+        let family = Family::of(*address);
+        let sources = self.config.chains.iter();
+        let sources = sources.filter(|chain| chain.family == family && chain.nat && chain.hook == Hook::Postrouting);
+        let verdicts = sources.flat_map(BaseChain::all_rules).flat_map(|rule| &rule.steps).flat_map(nat_of);
+        let mut masquerades = false;
+        for nat in verdicts {
+            match &nat.to {
+                NatTo::Masquerade => masquerades = true,
+                NatTo::Addresses(Some((first, last))) if (first..=last).contains(&address) => return None,
+                NatTo::Addresses(_) | NatTo::Prefix(_) | NatTo::Redirect => {}
+            }
+        }
+        let links = self.config.links.iter().filter(|_| masquerades);
+        let mut holders = links.filter(|link| link.addresses.iter().any(|own| own.address == *address));
+        holders.next().map(|link| link.ifindex)
+    }
+
     fn destination_nat(&self, family: Family) -> impl Iterator<Item = &BaseChain> {
         let on_prerouting =
             move |chain: &&BaseChain| chain.family == family && chain.nat && chain.hook == Hook::Prerouting;
         self.config.chains.iter().filter(on_prerouting)
+    }
+}
+
+/// What a step may want of an end.
+fn nat_of(step: &Step) -> Vec<&config::Nat> {
+    let of = |verdict| match verdict {
+        &Verdict::Nat(ref nat) => Some(&**nat),
+        _ => None,
+    };
+    match step {
+        Step::Verdict(verdict) => of(verdict).into_iter().collect(),
+        Step::VerdictOf { map, .. } => map.elements.iter().filter_map(|element| of(&element.data)).collect(),
+        _ => Vec::new(),
     }
 }
 

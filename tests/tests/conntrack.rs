@@ -178,6 +178,7 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
         timeout: 600,
         tcp: None,
         kernels: false,
+        masquerade: None,
     };
     let client = udp(&net.client, "192.0.2.10:5555");
     let server = udp(&net.fast, "198.18.0.25:9001");
@@ -270,6 +271,7 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
         status: 0,
         mark: Mark(0),
         kernels: false,
+        masquerade: None,
     };
     workers.say(FromWorker::Lives(ping));
     let client = udp(&net.client, "[2001:db8:1::10]:5555");
@@ -336,6 +338,7 @@ fn numbered(number: u32) -> Record {
         timeout: 3000,
         tcp: None,
         kernels: false,
+        masquerade: None,
     }
 }
 

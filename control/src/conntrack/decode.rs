@@ -74,6 +74,7 @@ pub(super) fn news(message: &[u8]) -> Option<News> {
         timeout: body.timeout.unwrap_or(0),
         tcp: body.tcp,
         kernels: body.kernels || zone != 0 || body.status? & KERNELS != 0,
+        masquerade: None,
     };
     Some(News::Lives { told: Told { record, zone, port }, new })
 }

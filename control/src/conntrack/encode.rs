@@ -24,7 +24,7 @@ pub(super) fn dump() -> Request {
 
 /// Appends the request for a connection that the kernel has not. It is answered by an error alone.
 pub(super) fn create(batch: &mut Vec<u8>, sequence: u32, record: &Record) {
-    let Record { original, reply, status, mark, timeout, tcp, kernels: _ } = record;
+    let Record { original, reply, status, mark, timeout, tcp, kernels: _, masquerade: _ } = record;
     // Exclusive: an existing one would be changed, whatever its other direction is.
     message(batch, (CT_NEW, NLM_F_CREATE | NLM_F_EXCL), sequence, original, |message| {
         message.tuple(CTA_TUPLE_ORIG, original);
@@ -51,7 +51,7 @@ pub(super) fn create(batch: &mut Vec<u8>, sequence: u32, record: &Record) {
 /// Appends the request that brings one up to date which the kernel has. Bits of the status can be set only, so what is set already has
 /// to be in it; without it stays as it is.
 pub(super) fn update(batch: &mut Vec<u8>, sequence: u32, record: &Record, status: Option<u32>) {
-    let Record { original, reply: _, status: _, mark, timeout, tcp, kernels: _ } = record;
+    let Record { original, reply: _, status: _, mark, timeout, tcp, kernels: _, masquerade: _ } = record;
     message(batch, (CT_NEW, 0), sequence, original, |message| {
         message.tuple(CTA_TUPLE_ORIG, original);
         if let Some(status) = status {

@@ -84,6 +84,7 @@ mod tests {
             timeout: 100,
             tcp: tcp.map(|state| TcpRecord { state, scale: [7; 2], flags: [0x23; 2] }),
             kernels: false,
+            masquerade: None,
         }
     }
 

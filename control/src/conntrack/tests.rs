@@ -40,6 +40,7 @@ fn tcp() -> Record {
         timeout: 0x6977e,
         tcp: Some(TcpRecord { state: TcpState::Established, scale: [10; 2], flags: [0x23; 2] }),
         kernels: false,
+        masquerade: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use shunt_policy::Ifindex;
 use shunt_policy::connection::{Connection, Endpoint, Tuple};
 
 use super::record::{Record, TcpRecord};
@@ -128,6 +129,7 @@ impl Entry {
             timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
             tcp,
             kernels: self.is(Entry::KERNELS),
+            masquerade: (self.masquerade != 0).then_some(Ifindex(self.masquerade)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A connection as ctnetlink shows it: what the kernel and the workers tell each other.
 
-use shunt_policy::Mark;
 use shunt_policy::connection::Tuple;
+use shunt_policy::{Ifindex, Mark};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record {
@@ -17,6 +17,8 @@ pub struct Record {
     /// The kernel has to look into its packets or to number them anew, or it belongs to a zone: a helper, an expectation, a sequence
     /// adjustment. It stays the kernel's.
     pub kernels: bool,
+    /// The interface behind which it is masqueraded (`nf_conn_nat::masq_index`), if that is known: ctnetlink does not tell.
+    pub masquerade: Option<Ifindex>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -120,6 +120,7 @@ fn from_record(record: &Record, whole: bool, now: u64) -> Entry {
         expires: timeouts::after(now, record.timeout),
         status,
         mark: record.mark.0,
+        masquerade: record.masquerade.map_or(0, |oif| oif.0),
         ..Entry::new(&record.original, &record.reply)
     };
     if !whole {

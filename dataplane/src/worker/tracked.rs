@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use shunt_policy::config::Conntrack;
-use shunt_policy::connection::Tuple;
+use shunt_policy::connection::{Connection, Tuple};
 use shunt_policy::{Family, Policy};
 
 use crate::conn::exchange::{FromWorker, ToWorker};
@@ -69,10 +69,15 @@ impl Tracked {
     }
 
     /// Begins a round: what time it is, and what the control side has said.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, policy: &Policy) {
         self.now = now() + self.ahead;
         for _ in 0..AT_ONCE {
-            let Ok(message) = self.orders.pop() else { return };
+            let Ok(mut message) = self.orders.pop() else { return };
+            if let ToWorker::Kernel { record, whole: true } = &mut message
+                && record.status & u32::from(Connection::SRC_NAT) != 0
+            {
+                record.masquerade = policy.masqueraded_behind(&record.reply.destination.address);
+            }
             self.connections.tell(message, self.now);
         }
     }

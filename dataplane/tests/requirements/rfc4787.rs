@@ -264,6 +264,7 @@ fn kernels(original: (At, At), reply: (At, At)) -> Record {
         timeout: 100,
         tcp: None,
         kernels: true,
+        masquerade: None,
     }
 }
 

@@ -22,7 +22,7 @@ fn lives(told: &[FromWorker]) -> Vec<Record> {
 }
 
 fn record(original: Tuple, reply: Tuple) -> Record {
-    Record { original, reply, status: 0, mark: Mark(0), timeout: 100, tcp: None, kernels: false }
+    Record { original, reply, status: 0, mark: Mark(0), timeout: 100, tcp: None, kernels: false, masquerade: None }
 }
 
 fn hear(desk: &mut Desk, record: Record, whole: bool) {
