@@ -75,7 +75,7 @@ impl Entry {
 
     /// Takes over what the record says, and says whether it is something new.
     pub fn take(&mut self, record: &Record, whole: bool) -> bool {
-        let Record { original: _, reply, status, mark, timeout: _, tcp, kernels } = record;
+        let Record { original: _, reply, status, mark, timeout: _, tcp, kernels, masquerade: _ } = record;
         let new = (&self.reply, &self.status, &self.mark, &self.tcp, &self.kernels, self.whole)
             != (reply, status, mark, tcp, kernels, whole);
         (self.reply, self.status, self.mark, self.tcp, self.kernels, self.whole) =

@@ -31,7 +31,7 @@ impl Local {
     /// Whether a worker may go on with a connection of the kernel's: its packets are forwarded, come to one worker in both directions,
     /// and need nothing that the kernel alone knows.
     pub fn is_whole(&self, place: Place, record: &Record) -> bool {
-        let Record { original, reply, status, mark: _, timeout: _, tcp, kernels } = record;
+        let Record { original, reply, status, mark: _, timeout: _, tcp, kernels, masquerade: _ } = record;
         // Where packets really come from and go to: with translation the router's address may stand in the other two places.
         !kernels
             && place.owner(original) == place.owner(reply)

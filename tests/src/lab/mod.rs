@@ -25,10 +25,6 @@ pub use namespace::{Namespace, Output, Process};
 pub use topology::TwoWays;
 pub use witness::Witness;
 
-/// Whether the workers are to have forwarded themselves what is translated or asks for connections. Without it, tests of such things
-/// let the kernel do all of it.
-pub const WORKERS_TRANSLATE: bool = true;
-
 /// A private place for namespaces. One per process: a second call shares the first.
 pub struct Lab(());
 
