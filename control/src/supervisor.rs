@@ -206,12 +206,16 @@ impl Supervisor {
     /// The kernel's connections are followed while rules ask for connections, and before the first worker does: one that goes on must
     /// not look new.
     fn follow_connections(&mut self) {
-        let tracks = Family::BOTH.iter().any(|family| self.policy.conntrack(*family) != config::Conntrack::Off);
+        let tracks = self.tracks();
         self.conntrack.set_active(tracks);
         let begun = Instant::now();
         while tracks && !self.conntrack.is_loaded() && begun.elapsed() < LOADING {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    fn tracks(&self) -> bool {
+        Family::BOTH.iter().any(|family| self.policy.conntrack(*family) != config::Conntrack::Off)
     }
 
     /// The interfaces that suit and of which at least some traffic would be ours.
@@ -319,10 +323,13 @@ impl Supervisor {
         }
         self.rule_counts.settle(&mut self.translation, self.dataplane.as_ref());
         self.verify(mirror);
-        let stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
+        let mirror_is_stale = mirror.health().faulty_since.is_some_and(|since| since.elapsed() > STALENESS_BOUND);
+        // Connections of the kernel's that nobody can tell of must not look new to the workers.
+        let unknown = self.conntrack.fault().filter(|_| self.tracks());
+        let stale = mirror_is_stale || unknown.is_some();
         if stale != self.stale {
             self.stale = stale;
-            match &mirror.health().fault {
+            match mirror.health().fault.or(unknown) {
                 Some(fault) if stale => eprintln!("the mirror is stale, all packets are the kernel's: {fault}"),
                 _ => eprintln!("the mirror is fresh again"),
             }

@@ -44,7 +44,7 @@ fn no_packet_costs_an_allocation() {
             now += SECOND / 50;
             let mut tracker = connections.tracker(seen(number * 7), Local::No, now);
             if tracker.track().is_err() {
-                tracker.punted(shunt_policy::PuntReason::NoRoute);
+                tracker.punted(shunt_policy::PuntReason::Neighbour);
                 continue;
             }
             let translated = tracker.translate(Manip::Destination, None, None).is_ok()
@@ -52,7 +52,7 @@ fn no_packet_costs_an_allocation() {
             tracker.keep_mark(Mark(number));
             match number % 11 {
                 0 => {
-                    tracker.punted(shunt_policy::PuntReason::NoRoute);
+                    tracker.punted(shunt_policy::PuntReason::Neighbour);
                 }
                 1 => tracker.dropped(),
                 _ if translated => drop(tracker.forwarded()),

@@ -65,7 +65,7 @@ impl Tracker<'_> {
 
     /// The kernel is to get the packet: a connection that begins with it is the kernel's, and untranslated as far as anybody knows. Where the
     /// packet ends at this machine rules of INPUT decide whether one begins (`nf_confirm` comes after them), and the kernel will tell:
-    /// until then its tuple is free, for the packet from inside that crosses it. Not to be called for a packet with NOTRACK; if the
+    /// until then its tuple is free, for the packet from inside that crosses it. None begins with what the kernel answers. Not to be called for a packet with NOTRACK; if the
     /// decision ended before `track`, that is made up for.
     pub fn punted(mut self, reason: PuntReason) -> Punted {
         if matches!(self.held, Held::Unasked) && self.local != Local::Ours {
@@ -75,7 +75,7 @@ impl Tracker<'_> {
         let invalid = self.update.is_some() && matches!(self.held, Held::Nothing);
         self.update_known();
         match self.held {
-            Held::New(_) if reason == PuntReason::Local => {}
+            Held::New(_) if begins_nothing(reason) => {}
             Held::New(fresh) => self.connections.stub(&fresh, self.now),
             _ if invalid => return Punted::Misfit,
             Held::Known(found) | Held::Related(found, _) => return self.connections.awaits(found.number, self.now),
@@ -97,6 +97,27 @@ impl Tracker<'_> {
             }
         }
     }
+}
+
+/// The kernel keeps no connection that begins with such a packet, or tells of it by itself: it ends before `nf_confirm`.
+fn begins_nothing(reason: PuntReason) -> bool {
+    use PuntReason::{
+        Local, NoRoute, ProhibitRoute, ProhibitRule, Reject, ReversePath, SourceLocal, TtlExpired, UnreachableRoute,
+        UnreachableRule,
+    };
+    matches!(
+        reason,
+        Local
+            | TtlExpired
+            | NoRoute
+            | UnreachableRule
+            | UnreachableRoute
+            | ProhibitRule
+            | ProhibitRoute
+            | SourceLocal
+            | ReversePath
+            | Reject
+    )
 }
 
 impl Connections {

@@ -111,6 +111,8 @@ fn privileged_the_routers_own_connections_clash_with_nobody(by: By) {
         port.unwrap_or_else(|| panic!("{answer}"))
     };
     let forwarded = hold(&edge.alice, "192.0.2.10", 40000);
+    // The kernel hears of it by ctnetlink.
+    std::thread::sleep(std::time::Duration::from_millis(50));
     let own = hold(&edge.router, PUBLIC, 40000);
     let second = who(own);
     assert!(second != 40000 && second >= 1024, "the router's own connection became {second}");

@@ -289,7 +289,7 @@ fn others_live_by_their_own_time_outs() {
         let seen = Seen { tuple: tuple(protocol, (CLIENT, 1), (SERVER, 2)), kind: Kind::Other };
         let mut tracker = desk.connections.tracker(seen, Local::No, desk.now);
         assert_eq!(tracker.track(), Err(Stop::Punt(PuntReason::KernelConnection)));
-        tracker.punted(shunt_policy::PuntReason::NoRoute);
+        tracker.punted(shunt_policy::PuntReason::Neighbour);
         assert_eq!(desk.connections.records(desk.now).map(|record| record.kernels).collect::<Vec<_>>(), [true]);
     }
 }

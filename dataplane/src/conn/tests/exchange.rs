@@ -176,7 +176,7 @@ fn a_punted_beginning_is_the_kernels_until_it_tells_more() {
     let query = udp((CLIENT, 5000), (SERVER, 53));
     let mut tracker = desk.connections.tracker(query, Local::No, desk.now);
     tracker.track().unwrap();
-    tracker.punted(shunt_policy::PuntReason::NoRoute);
+    tracker.punted(shunt_policy::PuntReason::Neighbour);
     assert_eq!(desk.pass(query), Err(KERNELS));
     let translated = record(query.tuple, tuple(17, (SERVER, 53), (PUBLIC, 5000)));
     hear(&mut desk, translated, false);
@@ -191,11 +191,11 @@ fn a_punted_beginning_is_the_kernels_until_it_tells_more() {
 fn punted_before_anybody_asked_is_punted_all_the_same() {
     let mut desk = Desk::new(8);
     let query = udp((CLIENT, 5000), (SERVER, 53));
-    desk.connections.tracker(query, Local::No, desk.now).punted(shunt_policy::PuntReason::NoRoute);
+    desk.connections.tracker(query, Local::No, desk.now).punted(shunt_policy::PuntReason::Neighbour);
     assert_eq!(desk.pass(query), Err(KERNELS));
     desk.connections
         .tracker(udp((CLIENT, 5001), (PUBLIC, 53)), Local::Ours, desk.now)
-        .punted(shunt_policy::PuntReason::NoRoute);
+        .punted(shunt_policy::PuntReason::Neighbour);
     assert_eq!(desk.connections.len(), 1);
 }
 

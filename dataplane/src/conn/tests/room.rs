@@ -68,7 +68,7 @@ fn the_kernels_go_first() {
         let seen = udp((&client(100 + number), 1), (SERVER, 2));
         let mut tracker = desk.connections.tracker(seen, Local::No, desk.now);
         shunt_policy::connection::Tracking::track(&mut tracker).unwrap();
-        tracker.punted(shunt_policy::PuntReason::NoRoute);
+        tracker.punted(shunt_policy::PuntReason::Neighbour);
     }
     for number in 0..4 {
         desk.pass(udp((&client(200 + number), 1), (SERVER, 2))).unwrap();

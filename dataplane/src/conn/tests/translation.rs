@@ -234,7 +234,7 @@ fn answers_come_to_the_worker_that_asked() {
     tracker.track().unwrap();
     let kernels = Err(Stop::Punt(PuntReason::KernelConnection));
     assert_eq!(tracker.translate(Manip::Source, WAN, Some(&range)), kernels);
-    tracker.punted(shunt_policy::PuntReason::NoRoute);
+    tracker.punted(shunt_policy::PuntReason::Neighbour);
     assert_eq!(desk.pass(seen).map(|_| ()).map_err(Err::<(), _>).unwrap_err(), kernels.map(|_| ()));
     desk.wait(5);
     assert_eq!(desk.state(seen), State::New);
