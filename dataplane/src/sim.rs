@@ -251,6 +251,8 @@ impl Router {
         let mut total = 0;
         loop {
             match self.round() {
+                // What waits for the kernel waits for it no longer.
+                0 if self.assembled.workers.iter().any(Worker::is_parking) => self.advance(Duration::from_millis(50)),
                 0 => return total,
                 done => total += done,
             }

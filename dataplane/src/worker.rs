@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
-use shunt_policy::connection::Trackless;
+use shunt_policy::connection::{Trackless, Tuple};
 use shunt_policy::{DropReason, Egress, Ifindex, PortId, PuntReason, Stop};
 
 use crate::conn::Punted;
@@ -220,12 +220,15 @@ impl<P: Port, K: Punt> Worker<P, K> {
         match when {
             Punted::Now => self.stop(frame, ingress, Stop::Punt(reason)),
             Punted::Misfit => self.end(frame, packet, ingress, Stop::Drop(DropReason::Misfit)),
-            Punted::Later(original) => {
-                let parked = Parked { frame, ingress, reason, original, since: self.tracked.now };
-                if let Err(Parked { frame, .. }) = self.parked.put(parked) {
-                    self.stop(frame, ingress, Stop::Punt(reason));
-                }
-            }
+            Punted::Later(original) => self.park(frame, ingress, reason, Some(original)),
+            Punted::Afterwards => self.park(frame, ingress, reason, None),
+        }
+    }
+
+    fn park(&mut self, frame: Frame, ingress: PortId, reason: PuntReason, original: Option<Tuple>) {
+        let parked = Parked { frame, ingress, reason, original, since: self.tracked.now };
+        if let Err(Parked { frame, .. }) = self.parked.put(parked) {
+            self.stop(frame, ingress, Stop::Punt(reason));
         }
     }
 

@@ -67,14 +67,17 @@ impl Policy {
 
 /// What a step may want of an end.
 fn nat_of(step: &Step) -> Vec<&config::Nat> {
-    let of = |verdict| match verdict {
-        &Verdict::Nat(ref nat) => Some(&**nat),
-        _ => None,
-    };
     match step {
-        Step::Verdict(verdict) => of(verdict).into_iter().collect(),
-        Step::VerdictOf { map, .. } => map.elements.iter().filter_map(|element| of(&element.data)).collect(),
+        Step::Verdict(verdict) => wanted(verdict).into_iter().collect(),
+        Step::VerdictOf { map, .. } => map.elements.iter().filter_map(|element| wanted(&element.data)).collect(),
         _ => Vec::new(),
+    }
+}
+
+fn wanted(verdict: &Verdict) -> Option<&config::Nat> {
+    match verdict {
+        Verdict::Nat(nat) => Some(nat),
+        _ => None,
     }
 }
 

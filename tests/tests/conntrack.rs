@@ -22,8 +22,8 @@ const ROUTER: [&str; 6] =
     ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8:1::1", "2001:db8:2::1", "2001:db8:3::1"];
 
 fn start(net: &TwoWays, workers: usize, room: usize) -> (Conntrack, Workers) {
-    let conntrack = net.router.enter(|| Conntrack::start().unwrap());
-    conntrack.local_addresses(ROUTER.iter().map(|address| address.parse().unwrap()).collect());
+    let conntrack = net.router.enter(|| Conntrack::start().expect("as the test needs it"));
+    conntrack.local_addresses(ROUTER.iter().map(|address| address.parse().expect("as the test needs it")).collect());
     let workers = Workers::connect(&conntrack, workers, room);
     conntrack.set_active(true);
     eventually(PATIENCE, || conntrack.is_loaded().then_some(())).expect("all was told");
@@ -31,17 +31,17 @@ fn start(net: &TwoWays, workers: usize, room: usize) -> (Conntrack, Workers) {
 }
 
 fn tcp(net: &TwoWays, port: u16, server: &str) -> (TcpStream, TcpStream) {
-    let any: SocketAddr = format!("[::]:{port}").parse().unwrap();
-    let listener = net.fast.enter(|| TcpListener::bind(any).unwrap());
-    let to = SocketAddr::new(server.parse().unwrap(), port);
-    let client = net.client.enter(|| TcpStream::connect(to).unwrap());
-    let (server, _) = listener.accept().unwrap();
+    let any: SocketAddr = format!("[::]:{port}").parse().expect("as the test needs it");
+    let listener = net.fast.enter(|| TcpListener::bind(any).expect("as the test needs it"));
+    let to = SocketAddr::new(server.parse().expect("as the test needs it"), port);
+    let client = net.client.enter(|| TcpStream::connect(to).expect("as the test needs it"));
+    let (server, _) = listener.accept().expect("as the test needs it");
     (client, server)
 }
 
 fn exchange(from: &mut TcpStream, to: &mut TcpStream) {
-    from.write_all(b"hello").unwrap();
-    to.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    from.write_all(b"hello").expect("as the test needs it");
+    to.set_read_timeout(Some(Duration::from_secs(2))).expect("as the test needs it");
     let mut read = [0; 5];
     to.read_exact(&mut read).expect("it arrives");
     assert_eq!(&read, b"hello");
@@ -49,8 +49,8 @@ fn exchange(from: &mut TcpStream, to: &mut TcpStream) {
 
 /// A UDP socket of a namespace.
 fn udp(namespace: &shunt_tests::lab::Namespace, address: &str) -> UdpSocket {
-    let socket = namespace.enter(|| UdpSocket::bind(address).unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let socket = namespace.enter(|| UdpSocket::bind(address).expect("as the test needs it"));
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("as the test needs it");
     socket
 }
 
@@ -69,7 +69,7 @@ fn privileged_what_the_kernel_translates_is_told() {
     let (conntrack, mut workers) = start(&net, 2, 4096);
 
     // What there was before.
-    let original = tuple(TCP, &before.local_addr().unwrap().to_string(), "198.18.0.25:7000");
+    let original = tuple(TCP, &before.local_addr().expect("as the test needs it").to_string(), "198.18.0.25:7000");
     let reply = tuple(TCP, "198.18.0.25:7000", &format!("198.51.100.1:{}", original.source.port));
     let told = workers.kernel(&original).expect("told by the dump");
     assert_eq!((told.0.reply, told.0.mark, told.1), (reply, Mark(7), true));
@@ -81,11 +81,11 @@ fn privileged_what_the_kernel_translates_is_told() {
 
     // What begins now, from the first packet on.
     let (mut after, mut server) = tcp(&net, 7001, TwoWays::SERVER);
-    let original = tuple(TCP, &after.local_addr().unwrap().to_string(), "198.18.0.25:7001");
+    let original = tuple(TCP, &after.local_addr().expect("as the test needs it").to_string(), "198.18.0.25:7001");
     let story = workers.until(
         |message| match message {
             ToWorker::Kernel { record, whole } if record.original == original => {
-                Some((record.tcp.unwrap().state, *whole, record.mark))
+                Some((record.tcp.expect("as the test needs it").state, *whole, record.mark))
             }
             _ => None,
         },
@@ -106,25 +106,26 @@ fn privileged_what_the_kernel_translates_is_told() {
     // Deleted by the operator.
     net.router.run("conntrack -D -p tcp --dport 7001");
     assert!(workers.ended(&original));
-    server.write_all(b"x").unwrap();
+    server.write_all(b"x").expect("as the test needs it");
 
     // UDP, ICMP, IPv6; and the router's own.
     let socket = udp(&net.client, "192.0.2.10:0");
-    socket.send_to(b"x", "198.18.0.25:9999").unwrap();
-    let original = tuple(UDP, &socket.local_addr().unwrap().to_string(), "198.18.0.25:9999");
+    socket.send_to(b"x", "198.18.0.25:9999").expect("as the test needs it");
+    let original = tuple(UDP, &socket.local_addr().expect("as the test needs it").to_string(), "198.18.0.25:9999");
     let told = workers.kernel(&original).expect("UDP");
     assert!(told.1 && told.0.tcp.is_none() && (28..=30).contains(&told.0.timeout), "{told:?}");
-    net.client.run("ping -q -c1 -W1 -e 77 198.18.0.25; ping -q -c1 -W1 -e 78 2001:db8:25::25");
+    net.client.run("ping -q -c1 -W1 -e 77 198.18.0.25");
     let ping = tuple(1, "192.0.2.10:77", "198.18.0.25:2048");
     let told = workers.kernel(&ping).expect("ICMP");
     assert_eq!(told.0.reply, tuple(1, "198.18.0.25:77", "198.51.100.1:0"));
+    net.client.run("ping -q -c1 -W1 -e 78 2001:db8:25::25");
     let ping = tuple(58, "[2001:db8:1::10]:78", "[2001:db8:25::25]:32768");
     let told = workers.kernel(&ping).expect("ICMPv6");
     assert_eq!(told.0.reply, tuple(58, "[2001:db8:25::25]:78", "[2001:db8:2::1]:33024"));
     assert!(told.1);
     let own = udp(&net.router, "198.51.100.1:0");
-    own.send_to(b"x", "198.18.0.25:9999").unwrap();
-    let original = tuple(UDP, &own.local_addr().unwrap().to_string(), "198.18.0.25:9999");
+    own.send_to(b"x", "198.18.0.25:9999").expect("as the test needs it");
+    let original = tuple(UDP, &own.local_addr().expect("as the test needs it").to_string(), "198.18.0.25:9999");
     let told = workers.kernel(&original).expect("its own");
     assert!(!told.1, "{told:?}");
 
@@ -137,7 +138,7 @@ fn privileged_what_the_kernel_translates_is_told() {
         });
         assert!(settings.is_some(), "worker {worker}");
     }
-    let address: IpAddr = "198.51.100.1".parse().unwrap();
+    let address: IpAddr = "198.51.100.1".parse().expect("as the test needs it");
     conntrack.address_gone(Ifindex(3), Some(address));
     for worker in 0..2 {
         let gone = ToWorker::Unmasquerade { oif: Ifindex(3), address: Some(address) };
@@ -196,11 +197,11 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
-    client.send_to(b"question", "203.0.113.77:53").unwrap();
+    client.send_to(b"question", "203.0.113.77:53").expect("as the test needs it");
     let mut read = [0; 16];
     let (length, from) = server.recv_from(&mut read).expect("translated");
     assert_eq!((&read[..length], from.to_string().as_str()), (&b"question"[..], "198.51.100.1:6666"));
-    server.send_to(b"answer", from).unwrap();
+    server.send_to(b"answer", from).expect("as the test needs it");
     let (length, from) = client.recv_from(&mut read).expect("translated back");
     assert_eq!((&read[..length], from.to_string().as_str()), (&b"answer"[..], "203.0.113.77:53"));
     // Our own request is not told, what packets change is.
@@ -233,8 +234,8 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
     let (mut client, mut server) = tcp(&net, 7000, TwoWays::SERVER);
     exchange(&mut client, &mut server);
     let original = Tuple {
-        source: end(client.local_addr().unwrap()),
-        destination: end(client.peer_addr().unwrap()),
+        source: end(client.local_addr().expect("as the test needs it")),
+        destination: end(client.peer_addr().expect("as the test needs it")),
         protocol: TCP,
     };
     let kernels = workers.wait(|message| match message {
@@ -245,7 +246,7 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
     assert_eq!(kernels.reply.destination.port, 30000);
     net.router.run("conntrack -D -p tcp --dport 7000");
     assert!(workers.ended(&original));
-    let tcp_record = kernels.tcp.unwrap();
+    let tcp_record = kernels.tcp.expect("as the test needs it");
     assert_eq!(tcp_record.flags.map(|flags| flags & 0x08), [0, 0], "it was not liberal");
     workers.say(FromWorker::Lives(Record { timeout: 1000, ..kernels }));
     eventually(PATIENCE, || {
@@ -287,7 +288,7 @@ fn privileged_the_kernel_goes_on_with_a_workers_connection() {
         (shown.contains("id=99") && shown.contains("dport=7777")).then_some(())
     })
     .expect("both are shown");
-    client.send_to(b"question", "[2001:db8:25::25]:9001").unwrap();
+    client.send_to(b"question", "[2001:db8:25::25]:9001").expect("as the test needs it");
     let (_, from) = server.recv_from(&mut read).expect("IPv6");
     assert_eq!(from.to_string(), "[2001:db8:2::1]:7777");
     net.client.run("ping -q -c1 -W1 -e 77 198.18.0.25");
@@ -313,8 +314,8 @@ fn privileged_without_events_connections_are_looked_up() {
     let (conntrack, mut workers) = start(&net, 2, 4096);
     let (client, _server) = tcp(&net, 7000, TwoWays::SERVER);
     let original = Tuple {
-        source: end(client.local_addr().unwrap()),
-        destination: end(client.peer_addr().unwrap()),
+        source: end(client.local_addr().expect("as the test needs it")),
+        destination: end(client.peer_addr().expect("as the test needs it")),
         protocol: TCP,
     };
     let told = workers.kernel(&original).expect("found");
@@ -401,8 +402,8 @@ fn privileged_what_began_before_anybody_listened_is_looked_up() {
         .run("iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; sysctl -qw net.netfilter.nf_conntrack_events=0");
     let (client, _server) = tcp(&net, 7000, TwoWays::SERVER);
     let original = Tuple {
-        source: end(client.local_addr().unwrap()),
-        destination: end(client.peer_addr().unwrap()),
+        source: end(client.local_addr().expect("as the test needs it")),
+        destination: end(client.peer_addr().expect("as the test needs it")),
         protocol: TCP,
     };
     // It has no place for events, and gets none.

@@ -33,6 +33,8 @@ pub struct Connections {
     /// Connections told of early in a second, and how many may be.
     pub(super) early: (u32, u32),
     pub(super) most_early: u32,
+    /// The packet at hand has met an entry that had expired, and of which the kernel still has a copy.
+    pub(super) left_copy: bool,
 }
 
 /// What has happened since the table was made. Written by the worker alone.
@@ -130,6 +132,7 @@ impl Connections {
             swept: 0,
             early: (0, 0),
             most_early: EARLY,
+            left_copy: false,
         }
     }
 
@@ -196,6 +199,7 @@ impl Connections {
             return Some(found);
         }
         // `nf_ct_gc_expired`
+        self.left_copy |= self.table.entry(found.number).is(Entry::KNOWN);
         self.end(found.number, End::Expired);
         None
     }

@@ -17,6 +17,8 @@ pub enum Punted {
     Now,
     /// When the kernel knows its connection, of which this is the original tuple: it has just been told.
     Later(Tuple),
+    /// When the kernel has let go of its copy of a connection that has ended here: it has just been told.
+    Afterwards,
     /// Never: it does not fit its connection. The kernel has not seen the packets before and would take it for one that does.
     Misfit,
 }
@@ -72,6 +74,7 @@ impl Tracker<'_> {
             // How the packet would be stopped is of no interest any more.
             let _ = self.track();
         }
+        let left_copy = std::mem::take(&mut self.connections.left_copy);
         let invalid = self.update.is_some() && matches!(self.held, Held::Nothing);
         self.update_known();
         match self.held {
@@ -80,6 +83,9 @@ impl Tracker<'_> {
             _ if invalid => return Punted::Misfit,
             Held::Known(found) | Held::Related(found, _) => return self.connections.awaits(found.number, self.now),
             Held::Unasked | Held::Nothing => {}
+        }
+        if left_copy {
+            return Punted::Afterwards;
         }
         Punted::Now
     }

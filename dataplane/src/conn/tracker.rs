@@ -102,6 +102,7 @@ impl<'a> Tracker<'a> {
     /// `nf_conntrack_in`
     fn look(&mut self) -> Result<Connection, Stop> {
         self.held = Held::Nothing;
+        self.connections.left_copy = false;
         match self.seen.kind {
             Kind::Untracked => Ok(Connection::NONE),
             // Invalid by its bytes: the kernel sees that as well as we do, and what else it does with such a packet.

@@ -1,4 +1,4 @@
-//! Punted packets of connections that the kernel does not know yet: it is told, and gets them then.
+//! Punted packets of connections that the kernel does not know yet, or still knows: it is told, and gets them then.
 
 use std::collections::VecDeque;
 
@@ -14,13 +14,16 @@ const ROOM: usize = 256;
 /// ns; then the kernel gets them, whatever it knows. What it is told reaches it in a few milliseconds.
 const LONGEST: u64 = 50_000_000;
 
+/// ns; until then it has forgotten.
+const FORGETTING: u64 = 20_000_000;
+
 /// A packet that waits.
 pub(super) struct Parked {
     pub(super) frame: Frame,
     pub(super) ingress: PortId,
     pub(super) reason: PuntReason,
-    /// Of the connection.
-    pub(super) original: Tuple,
+    /// Of the connection that it has to know; without one it has to forget one.
+    pub(super) original: Option<Tuple>,
     /// ns
     pub(super) since: u64,
 }
@@ -50,10 +53,12 @@ impl Lot {
     pub(super) fn next(&mut self, tracked: &mut Tracked) -> Option<Parked> {
         let Parked { original, since, .. } = self.0.front()?;
         let now = tracked.now;
-        if now.saturating_sub(*since) >= LONGEST || tracked.connections.is_held(original, now) {
-            return self.0.pop_front();
-        }
-        None
+        let waited = now.saturating_sub(*since);
+        let goes = match original {
+            Some(original) => waited >= LONGEST || tracked.connections.is_held(original, now),
+            None => waited >= FORGETTING,
+        };
+        if goes { self.0.pop_front() } else { None }
     }
 
     /// The first one, whether or not its time has come.

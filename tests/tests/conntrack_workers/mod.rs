@@ -46,7 +46,7 @@ impl Workers {
         while self.ends[0].1.is_full() {
             std::thread::yield_now();
         }
-        self.ends[0].1.push(message).unwrap();
+        self.ends[0].1.push(message).expect("as the test needs it");
     }
 
     /// What was told by now, except settings.
@@ -140,7 +140,7 @@ impl Workers {
 /// From two addresses with ports, as `std` writes them.
 pub fn tuple(protocol: u8, source: &str, destination: &str) -> Tuple {
     let end = |text: &str| {
-        let address: std::net::SocketAddr = text.parse().unwrap();
+        let address: std::net::SocketAddr = text.parse().expect("as the test needs it");
         Endpoint { address: address.ip(), port: address.port() }
     };
     Tuple { source: end(source), destination: end(destination), protocol }

@@ -8,7 +8,7 @@ use crate::by::By;
 use crate::network::Edge;
 
 /// Bytes, and as many a second.
-const FILE: u64 = 30_000_000;
+const FILE: u64 = 36_000_000;
 const RATE: &str = "3M";
 
 /// The kernel goes on, then a new daemon.
@@ -31,7 +31,8 @@ fn privileged_a_masqueraded_download_goes_on_through_kill_9_and_a_new_start() {
     std::thread::sleep(Duration::from_millis(800));
     assert!(edge.router.kernel_forwarded() > kernel + 50, "the kernel does not go on");
     let second = By::Shunt.start(&edge.router);
-    second.forwards(50, || std::thread::sleep(Duration::from_millis(1000)));
+    // The kernel has filled the client's buffers: for a while it has nothing to ask for.
+    second.forwards(50, || std::thread::sleep(Duration::from_millis(4000)));
     for download in downloads {
         let output = download.wait_with_output().expect("a child of ours");
         assert_eq!(
