@@ -11,9 +11,7 @@ use super::settings::Settings;
 use super::tcp::Tcp;
 use super::timeouts;
 
-/// `IPS_*` bits beside those of [`Connection`].
-pub(super) const SRC_NAT_DONE: u16 = 1 << 7;
-pub(super) const DST_NAT_DONE: u16 = 1 << 8;
+/// An `IPS_*` bit beside those of [`Connection`].
 pub(super) const FIXED_TIMEOUT: u16 = 1 << 10;
 pub(super) const NAT: u16 = Connection::SRC_NAT | Connection::DST_NAT;
 

@@ -4,7 +4,7 @@ use shunt_policy::connection::{Connection, Direction, Endpoint, Manip, Range, Re
 use shunt_policy::{DropReason, Ifindex, Mark, PuntReason, Stop};
 
 use super::connections::{Connections, End};
-use super::entry::{About, DST_NAT_DONE, Entry, FIXED_TIMEOUT, Progress, SRC_NAT_DONE, Step};
+use super::entry::{About, Entry, FIXED_TIMEOUT, Progress, Step};
 use super::index::Reference;
 use super::nat::{self, Inner};
 use super::seen::{Kind, Seen};
@@ -311,8 +311,8 @@ fn can_begin(kind: &Kind, tuple: &Tuple) -> bool {
 /// `IPS_SRC_NAT_DONE`, `IPS_DST_NAT_DONE`
 fn done(manip: Manip) -> u16 {
     match manip {
-        Manip::Source => SRC_NAT_DONE,
-        Manip::Destination => DST_NAT_DONE,
+        Manip::Source => Connection::SRC_NAT_DONE,
+        Manip::Destination => Connection::DST_NAT_DONE,
     }
 }
 

@@ -175,6 +175,7 @@ fn tuple_of(protocol: u8, source: IpAddr, destination: IpAddr, payload: &[u8]) -
     })
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
+/// The number at `at`, in host order.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }

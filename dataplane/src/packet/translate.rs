@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use shunt_policy::Family;
 use shunt_policy::connection::Endpoint;
 
-use super::seen::{ICMP_HEADER, address_sum};
+use super::seen::{ICMP_HEADER, address_sum, word};
 use super::transport::{ICMP, ICMPV6, TCP, UDP, UDP_LITE};
 use super::{Packet, checksum};
 
@@ -180,10 +180,6 @@ fn requote(family: Family, payload: &mut [u8], ends: &Ends) {
     if let Some(sum) = word(payload, 2) {
         write(payload, 2, (!checksum::fold(u64::from(!sum) + u64::from(!old) + u64::from(new))).to_be_bytes());
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 fn write(bytes: &mut [u8], at: usize, value: [u8; 2]) {

@@ -1,9 +1,8 @@
 //! What stands behind the IP header: ports and ICMP types, and checksums that the sender left to its hardware.
 
-use std::net::IpAddr;
-
 use shunt_policy::{PuntReason, Stop, Transport};
 
+use super::seen::address_sum;
 use super::{Packet, checksum, offload, punt, sctp};
 
 pub(super) const ICMP: u8 = 1;
@@ -66,14 +65,6 @@ pub(super) fn complete(packet: &Packet, payload: &mut [u8], unfinished: Option<u
 
 /// Where the checksum stands in `payload`, if it is only the pseudo-header's sum.
 pub(super) fn unfinished(packet: &Packet, payload: &[u8]) -> Option<usize> {
-    let addresses = match (packet.source, packet.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            checksum::sum(&source.octets()) + checksum::sum(&destination.octets())
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            checksum::sum(&source.octets()) + checksum::sum(&destination.octets())
-        }
-        _ => return None,
-    };
+    let addresses = address_sum(packet.source) + address_sum(packet.destination);
     offload::unfinished(packet.protocol, addresses, payload)
 }

@@ -4,7 +4,7 @@ use shunt_policy::connection::{Connection, Manip, Range, Tuple};
 use shunt_policy::{DropReason, PuntReason, Stop};
 
 use super::super::connections::{Connections, End};
-use super::super::entry::{DST_NAT_DONE, Entry, Progress, SRC_NAT_DONE};
+use super::super::entry::{Entry, Progress};
 use super::super::record::TcpState;
 use super::super::tracker::Fresh;
 use super::allocate::{HARDER, Space, is_in_range, unique};
@@ -42,8 +42,8 @@ pub(in super::super) fn set_up(
         }
     }
     let (translated, done) = match manip {
-        Manip::Source => (Connection::SRC_NAT, SRC_NAT_DONE),
-        Manip::Destination => (Connection::DST_NAT, DST_NAT_DONE),
+        Manip::Source => (Connection::SRC_NAT, Connection::SRC_NAT_DONE),
+        Manip::Destination => (Connection::DST_NAT, Connection::DST_NAT_DONE),
     };
     if tuple != current {
         fresh.reply = reply;

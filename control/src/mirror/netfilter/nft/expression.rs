@@ -99,6 +99,14 @@ enum Style {
 }
 
 impl Expression {
+    /// Of a concatenation each part, else the expression itself.
+    pub fn parts(&self) -> &[Expression] {
+        match self {
+            Expression::Concat(parts) => parts,
+            one => std::slice::from_ref(one),
+        }
+    }
+
     pub fn payload(&self) -> Option<(&str, &str)> {
         match self {
             Expression::Payload { protocol, field } => Some((protocol, field)),

@@ -71,10 +71,7 @@ impl<'a, 'b> Lowering<'a, 'b> {
     }
 
     fn verdict_map(&mut self, key: &Expression, data: &Expression, is_last: bool, text: impl Fn() -> String) {
-        let parts = match key {
-            Expression::Concat(parts) => parts.as_slice(),
-            one => std::slice::from_ref(one),
-        };
+        let parts = key.parts();
         let key = match self.key(parts, data, true) {
             Ok(key) => key,
             Err(otherwise) => return self.otherwise(otherwise, text),
@@ -135,10 +132,7 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Step::Do(unknown(text()))
         };
         if let Expression::Map { key, data } = value {
-            let parts = match &**key {
-                Expression::Concat(parts) => parts.as_slice(),
-                one => std::slice::from_ref(one),
-            };
+            let parts = key.parts();
             let key = match self.key(parts, data, true) {
                 Ok(key) => key,
                 Err(otherwise) => return self.otherwise(otherwise, text),

@@ -40,10 +40,7 @@ impl Lowering<'_, '_> {
         let Some((Expression::Map { key, data }, place)) = map else {
             return self.steps.push(Step::Verdict(Verdict::Opaque(text())));
         };
-        let parts = match &**key {
-            Expression::Concat(parts) => parts.as_slice(),
-            one => std::slice::from_ref(one),
-        };
+        let parts = key.parts();
         let key = match self.key(parts, data, true) {
             Ok(key) => key,
             Err(otherwise) => return self.otherwise(otherwise, text),

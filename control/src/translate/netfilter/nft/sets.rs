@@ -193,10 +193,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// The key of an element, less what is the same for all packets: none if no packet can have it. And whether it is certain.
     fn key(&self, written: &Expression) -> Option<(Option<Vec<Value>>, bool)> {
-        let parts = match written {
-            Expression::Concat(parts) => parts.as_slice(),
-            one => std::slice::from_ref(one),
-        };
+        let parts = written.parts();
         if parts.len() != self.key.len() {
             return None;
         }
