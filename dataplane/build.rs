@@ -11,7 +11,7 @@ use shunt_policy::PassReason;
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("reasons.h"), reasons()).expect("OUT_DIR is writable");
-    for program in ["redirect", "punt"] {
+    for program in ["redirect", "punt", "load"] {
         compile(program, &out);
     }
     println!("cargo:rerun-if-changed=bpf");
@@ -34,10 +34,11 @@ fn compile(program: &str, out: &Path) {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     let multiarch = format!("-I/usr/include/{arch}-linux-gnu");
     let generated = format!("-I{}", out.display());
+    // Version 3 has the atomic instructions (Linux 5.12).
     let result = SkeletonBuilder::new()
         .source(&source)
         .obj(out.join(format!("{program}.bpf.o")))
-        .clang_args([multiarch.as_str(), generated.as_str(), "-Wall", "-Werror"])
+        .clang_args([multiarch.as_str(), generated.as_str(), "-Wall", "-Werror", "-mcpu=v3"])
         .build();
     if let Err(error) = result {
         panic!("{source} does not compile (clang and linux-libc-dev are needed): {error:#}");

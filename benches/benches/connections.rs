@@ -1,26 +1,24 @@
 //! What a connection costs: to begin one, to find one among a million, and with translation.
 
+mod clock;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clock::on_processor;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fastrand::Rng;
 use shunt_dataplane::conn::seen::{Kind, Seen};
 use shunt_dataplane::conn::settings::Settings;
-use shunt_dataplane::conn::{Connections, Local, Place};
+use shunt_dataplane::conn::{Connections, Local, Place, Sought};
+use shunt_dataplane::xsk::BATCH;
 use shunt_policy::Ifindex;
 use shunt_policy::connection::{Endpoint, Manip, Range, Tracking, Tuple};
 
 const MILLION: usize = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
-
-/// Time on a processor that this thread has had, ns: what others do on the same machine is not in it.
-fn on_processor() -> Duration {
-    let times = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
-    Duration::from_nanos(times.split(' ').next().and_then(|word| word.parse().ok()).expect("a number"))
-}
 
 fn timed(iterations: u64, mut turn: impl FnMut()) -> Duration {
     let before = on_processor();
@@ -50,6 +48,19 @@ fn pass(connections: &mut Connections, seen: Seen, now: u64) {
     let _ = black_box(tracker.forwarded());
 }
 
+/// As a worker does it.
+fn pass_burst(connections: &mut Connections, burst: &mut Vec<Sought>, now: u64, mut seen: impl FnMut() -> Seen) {
+    burst.extend((0..BATCH).map(|_| connections.seek(seen())));
+    for sought in burst.iter() {
+        connections.approach(sought);
+    }
+    for sought in burst.drain(..) {
+        let mut tracker = connections.tracker_of(sought, Local::No, now);
+        let _ = black_box(tracker.track());
+        let _ = black_box(tracker.forwarded());
+    }
+}
+
 fn masquerade(connections: &mut Connections, seen: Seen, range: &Range, now: u64) {
     let mut tracker = connections.tracker(seen, Local::No, now);
     let _ = black_box(tracker.track());
@@ -76,6 +87,16 @@ fn benches(criterion: &mut Criterion) {
         group.bench_function(format!("a packet of one of {name}"), |bencher| {
             bencher.iter_custom(|iterations| {
                 timed(iterations, || pass(&mut connections, seen(random.u32(..count)), SECOND))
+            });
+        });
+        group.bench_function(format!("a packet of one of {name}, in bursts"), |bencher| {
+            let mut burst = Vec::with_capacity(BATCH);
+            bencher.iter_custom(|iterations| {
+                let bursts = iterations.div_ceil(BATCH as u64);
+                let time = timed(bursts, || {
+                    pass_burst(&mut connections, &mut burst, SECOND, || seen(random.u32(..count)));
+                });
+                time.mul_f64(iterations as f64 / (bursts * BATCH as u64) as f64)
             });
         });
         group.bench_function(format!("a packet of none of {name}"), |bencher| {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use shunt_policy::Mac;
@@ -37,6 +38,8 @@ pub enum Command {
     Rules(AskArgs),
     /// Read everything anew, and say what had differed
     Reload(AskArgs),
+    /// Measure shunt against the kernel, in network namespaces that are gone afterwards
+    Bench(BenchArgs),
 }
 
 #[derive(Args, Debug, Default)]
@@ -53,6 +56,10 @@ pub struct RunArgs {
     /// auto, require or off [default: auto]
     #[arg(long, value_name = "MODE")]
     pub zero_copy: Option<String>,
+    /// Whether the XDP program forwards flows that workers have decided about: auto (where frames are copied to them), on or off
+    /// [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub replay: Option<String>,
     /// Control socket [default: /run/shunt.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -109,6 +116,40 @@ pub struct VerifyArgs {
     pub seconds: u64,
     #[command(flatten)]
     pub ask: AskArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Measure this one only; repeatable [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Vec<String>,
+    /// How often each router is measured in each scenario, by turns
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// How long each time with many packets on their way, and half as long with few
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Where the results go
+    #[arg(long, value_name = "FILE", default_value = "shunt-bench.json")]
+    pub json: PathBuf,
+    /// Where the page with plots goes
+    #[arg(long, value_name = "FILE", default_value = "shunt-bench.html")]
+    pub html: PathBuf,
+    /// Only say which scenarios there are
+    #[arg(long)]
+    pub list: bool,
+}
+
+impl BenchArgs {
+    pub fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+/// A time that can be measured in.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=600.0).contains(seconds));
+    seconds.ok_or_else(|| "expected seconds from 0.1 to 600".to_owned())
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! The shell around the packet path: mirrors the kernel, runs the workers, answers the operator.
 
+pub mod bench;
 pub mod capabilities;
 pub mod cli;
 pub mod conntrack;

@@ -9,7 +9,7 @@ use shunt_control::cli::{AskArgs, Cli, Command, ExplainArgs, MirrorArgs, VerifyA
 use shunt_control::settings::Settings;
 use shunt_control::socket::{Answer, Question, SocketError, ask};
 use shunt_control::verify::watch;
-use shunt_control::{explain, metrics, ports, rules, status, supervisor};
+use shunt_control::{bench, explain, metrics, ports, rules, status, supervisor};
 
 /// The operator's mistake, or the machine's refusal: nothing was changed.
 const REFUSED: u8 = 2;
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         },
         Command::Mirror(args) => held(&args),
         Command::Rules(args) => show(&args, &Question::Rules, rules::text),
+        Command::Bench(args) => bench::run(&args).map_err(anyhow::Error::from),
         Command::Reload(args) => show(&args, &Question::Reload, status::reload_text),
     };
     match done {

@@ -8,8 +8,14 @@ use serde_json::Value;
 pub fn text(status: &Value) -> String {
     let mut metrics = Metrics(String::new());
     let counters = &status["counters"];
-    metrics.family("shunt_forwarded_packets_total", "counter", "Forwarded by the workers.");
+    metrics.family(
+        "shunt_forwarded_packets_total",
+        "counter",
+        "Forwarded by the workers and, as they have decided, by the XDP program.",
+    );
     metrics.value("shunt_forwarded_packets_total", "", &counters["forwarded"]);
+    metrics.family("shunt_replayed_packets_total", "counter", "Of these, by the XDP program.");
+    metrics.value("shunt_replayed_packets_total", "", &counters["replayed"]);
     for (kind, help) in [
         ("dropped", "Dropped by the workers, by reason."),
         ("punted", "Handed to the kernel by the workers, by reason."),
@@ -57,6 +63,14 @@ pub fn text(status: &Value) -> String {
             metrics.value(name, &format!("{{what=\"{what}\"}}"), count);
         }
     }
+    let name = "shunt_nat_exhausted_packets";
+    metrics.family(name, "gauge", "Dropped since no tuple was left, by destination: the last ones of each worker.");
+    for towards in conntrack["exhausted_towards"].as_array().into_iter().flatten() {
+        let word = |key: &str| towards[key].as_str().unwrap_or_default();
+        let port = towards["port"].as_u64().map(|port| format!(",port=\"{port}\"")).unwrap_or_default();
+        let labels = format!("{{protocol=\"{}\",destination=\"{}\"{port}}}", word("protocol"), word("address"));
+        metrics.value(name, &labels, &towards["packets"]);
+    }
     for (name, help, holds) in [
         (
             "shunt_conntrack_fault",
@@ -100,6 +114,10 @@ mod tests {
         let status = json!({
             "uptime_s": 7,
             "counters": { "forwarded": 5, "dropped": {}, "punted": { "local": 3 }, "passed": { "vlan": 0 } },
+            "conntrack": { "exhausted_towards": [
+                { "protocol": "udp", "address": "198.51.100.20", "port": 53, "packets": 5 },
+                { "protocol": "icmp", "address": "198.51.100.20", "port": null, "packets": 4 },
+            ] },
             "mirror": { "fault": "cannot run nft", "stale": false, "in_step": false, "age_ms": 12 },
         });
         let text = text(&status);
@@ -108,6 +126,8 @@ mod tests {
             "shunt_forwarded_packets_total 5",
             "shunt_punted_packets_total{reason=\"local\"} 3",
             "shunt_passed_packets_total{reason=\"vlan\"} 0",
+            "shunt_nat_exhausted_packets{protocol=\"udp\",destination=\"198.51.100.20\",port=\"53\"} 5",
+            "shunt_nat_exhausted_packets{protocol=\"icmp\",destination=\"198.51.100.20\"} 4",
             "shunt_mirror_fault 1",
             "shunt_mirror_stale 0",
             "shunt_mirror_age_milliseconds 12",

@@ -21,6 +21,16 @@ pub struct Taken {
     /// Largest IP packet in bytes.
     pub mtu: u32,
     pub queues: u32,
+    /// Its driver takes frames that others redirect to it.
+    pub takes_redirected: bool,
+}
+
+/// A port as rules and routes are [translated](crate::translate::translate) for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Number {
+    pub ifindex: Ifindex,
+    pub port: PortId,
+    pub takes_redirected: bool,
 }
 
 /// An interface that stays the kernel's alone.
@@ -117,7 +127,7 @@ fn suits(link: &KernelLink, view: &KernelView, ours: &[Ifindex]) -> Result<Taken
         );
     }
     let (ifindex, name) = (link.ifindex, link.name.clone());
-    Ok(Taken { ifindex, name, mac, mtu: link.mtu, queues: link.rx_queues.max(1) })
+    Ok(Taken { ifindex, name, mac, mtu: link.mtu, queues: link.rx_queues.max(1), takes_redirected: false })
 }
 
 impl Selection {
@@ -134,9 +144,12 @@ impl Selection {
         self.taken.iter().enumerate().map(spec).collect()
     }
 
-    /// For [`translate`](crate::translate::translate): interface to port number.
-    pub fn numbers(&self) -> Vec<(Ifindex, PortId)> {
-        self.taken.iter().enumerate().map(|(at, taken)| (taken.ifindex, PortId(at as u16))).collect()
+    pub fn numbers(&self) -> Vec<Number> {
+        let number = |(at, taken): (usize, &Taken)| {
+            let Taken { ifindex, takes_redirected, .. } = *taken;
+            Number { ifindex, port: PortId(at as u16), takes_redirected }
+        };
+        self.taken.iter().enumerate().map(number).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use shunt_dataplane::{XdpMode, ZeroCopy};
+use shunt_dataplane::{ReplayMode, XdpMode, ZeroCopy};
 
 use crate::cli::{DEFAULT_SOCKET, RunArgs};
 use crate::mirror::EVENT_BUFFER;
@@ -19,6 +19,7 @@ pub struct Settings {
     pub workers: usize,
     pub xdp_mode: XdpMode,
     pub zero_copy: ZeroCopy,
+    pub replay: ReplayMode,
     pub socket: PathBuf,
     /// Bytes of events of the kernel's that may wait for us.
     pub event_buffer: usize,
@@ -46,6 +47,7 @@ struct File {
     workers: Option<usize>,
     xdp_mode: Option<String>,
     zero_copy: Option<String>,
+    replay: Option<String>,
     socket: Option<PathBuf>,
     event_buffer: Option<usize>,
     connections: Option<usize>,
@@ -71,6 +73,7 @@ impl Settings {
             workers,
             xdp_mode: xdp_mode(args.xdp_mode.clone().or(file.xdp_mode))?,
             zero_copy: zero_copy(args.zero_copy.clone().or(file.zero_copy))?,
+            replay: replay(args.replay.clone().or(file.replay))?,
             event_buffer: args.event_buffer.or(file.event_buffer).unwrap_or(EVENT_BUFFER),
             socket: args.socket.clone().or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
         })
@@ -111,6 +114,17 @@ fn zero_copy(text: Option<String>) -> Result<ZeroCopy, SettingsError> {
         Some("off") => Ok(ZeroCopy::Off),
         Some(other) => {
             Err(SettingsError::Value { key: "zero_copy", value: other.to_owned(), expected: "auto, require or off" })
+        }
+    }
+}
+
+fn replay(text: Option<String>) -> Result<ReplayMode, SettingsError> {
+    match text.as_deref() {
+        None | Some("auto") => Ok(ReplayMode::Auto),
+        Some("on") => Ok(ReplayMode::On),
+        Some("off") => Ok(ReplayMode::Off),
+        Some(other) => {
+            Err(SettingsError::Value { key: "replay", value: other.to_owned(), expected: "auto, on or off" })
         }
     }
 }

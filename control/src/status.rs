@@ -1,11 +1,15 @@
 //! What `shunt status` and `shunt check` say, as JSON and as text.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use shunt_dataplane::conn as connections;
 use shunt_dataplane::{Counters, PortStatus, WorkerStatus};
-use shunt_policy::{DropReason, Generation, PassReason, Policy, PuntReason};
+use shunt_policy::config::Field;
+use shunt_policy::connection::Endpoint;
+use shunt_policy::{DropReason, Family, Generation, PassReason, Policy, PuntReason};
 
 use crate::conntrack::Conntrack;
 use crate::mirror::{AUDIT_PAUSE, MirrorHealth, Part};
@@ -39,11 +43,12 @@ pub fn json(report: &Report<'_>) -> Value {
         "uptime_s": report.uptime.as_secs(),
         "ports": report.ports.iter().map(|port| json!({
             "name": port.name, "mode": port.mode, "zero_copy": port.zero_copy, "queues": port.queues,
+            "replays": port.replays,
         })).collect::<Vec<_>>(),
         "left": report.left.iter().map(|left| json!({ "name": left.name, "why": left.why })).collect::<Vec<_>>(),
         "workers": report.workers.iter().map(|worker| json!({
             "index": worker.index, "generation": worker.generation.0, "received": worker.received,
-            "forwarded": worker.forwarded, "dropped": worker.dropped, "punted": worker.punted,
+            "forwarded": worker.forwarded, "replayed": worker.replayed, "flows": worker.flows, "dropped": worker.dropped, "punted": worker.punted,
         })).collect::<Vec<_>>(),
         "policy": {
             "generation": report.policy.generation().0,
@@ -53,6 +58,7 @@ pub fn json(report: &Report<'_>) -> Value {
             "routes": summary.routes,
             "netfilter_rules": summary.netfilter_rules,
             "guards": summary.guards,
+            "decided_anew": decided_anew(report.policy),
         },
         "counters": counters(&report.counters),
         "conntrack": conntrack(report),
@@ -60,6 +66,21 @@ pub fn json(report: &Report<'_>) -> Value {
         "mirror": mirror(health, report.stale),
         "verify": report.verifier.json(),
     })
+}
+
+/// By family, what rules look at so that nothing is kept for the next packet of a flow.
+fn decided_anew(policy: &Policy) -> Value {
+    let families = Family::BOTH.into_iter().filter_map(|family| {
+        let looked_at = match policy.varies(family)? {
+            Field::Ttl => "the TTL",
+            Field::Length => "the length",
+            Field::TcpFlags => "flags of TCP",
+            Field::SourceMac => "the source of frames",
+            _ => "the packet",
+        };
+        Some((family.to_string(), json!(looked_at)))
+    });
+    Value::Object(families.collect())
 }
 
 /// Connections: what the workers have, and how they are kept in step with the kernel's.
@@ -71,6 +92,7 @@ fn conntrack(report: &Report<'_>) -> Value {
     json!({
         "connections": sum(&|worker| worker.connections),
         "happened": Value::Object(happened.collect::<Map<_, _>>()),
+        "exhausted_towards": exhausted_towards(&report.workers),
         "fault": report.conntrack.fault(),
         "kernel": {
             "connections": kernel.connections,
@@ -87,6 +109,29 @@ fn conntrack(report: &Report<'_>) -> Value {
             "resyncs": kernel.resyncs,
         },
     })
+}
+
+/// The destinations to which nat rules had no tuple left of late, those first that cost most packets.
+fn exhausted_towards(workers: &[WorkerStatus]) -> Value {
+    let mut packets = HashMap::new();
+    for exhausted in workers.iter().flat_map(|worker| &worker.exhausted_towards) {
+        *packets.entry((exhausted.destination, exhausted.protocol)).or_default() += exhausted.packets;
+    }
+    let mut all: Vec<(_, u64)> = packets.into_iter().collect();
+    all.sort_by_key(|((end, protocol), packets)| (Reverse(*packets), end.address, end.port, *protocol));
+    let one = |((end, protocol), packets): ((Endpoint, u8), u64)| {
+        let protocol = match protocol {
+            1 => "icmp".to_owned(),
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            58 => "icmpv6".to_owned(),
+            other => other.to_string(),
+        };
+        // Of ICMP there is a type and code in its place.
+        let port = (!protocol.starts_with("icmp")).then_some(end.port);
+        json!({ "protocol": protocol, "address": end.address, "port": port, "packets": packets })
+    };
+    all.into_iter().map(one).collect()
 }
 
 /// The mirror as a service: ages and bounds in milliseconds.
@@ -126,9 +171,10 @@ fn mirror(health: &MirrorHealth, stale: bool) -> Value {
 }
 
 fn counters(counters: &Counters) -> Value {
-    let Counters { forwarded, dropped, punted, passed } = counters;
+    let Counters { forwarded, replayed, dropped, punted, passed } = counters;
     json!({
         "forwarded": forwarded,
+        "replayed": replayed,
         "dropped": by_word(DropReason::ALL.map(DropReason::word), dropped),
         "punted": by_word(PuntReason::ALL.map(PuntReason::word), punted),
         "passed": by_word(PassReason::ALL.map(PassReason::word), passed),
@@ -164,10 +210,11 @@ pub fn text(status: &Value) -> String {
     for port in array(&status["ports"]) {
         let copy = if port["zero_copy"] == true { "zero-copy" } else { "copy" };
         lines.push(format!(
-            "port      {}  {}, {copy}, queues {}",
+            "port      {}  {}, {copy}, queues {}{}",
             word(&port["name"]),
             word(&port["mode"]),
-            port["queues"]
+            port["queues"],
+            if port["replays"] == true { ", replay" } else { "" }
         ));
     }
     for left in array(&status["left"]) {
@@ -189,6 +236,12 @@ pub fn text(status: &Value) -> String {
         policy["netfilter_rules"],
         policy["guards"]
     ));
+    for (family, looked_at) in policy["decided_anew"].as_object().into_iter().flatten() {
+        lines.push(format!(
+            "flows     {family}: every packet is decided about anew, since rules look at {}",
+            word(looked_at)
+        ));
+    }
     let mirror = &status["mirror"];
     match mirror["fault"].as_str() {
         Some(fault) => lines.push(format!("mirror    FAULT: {fault}")),
@@ -223,7 +276,7 @@ pub fn text(status: &Value) -> String {
     lines.extend(conntrack_text(&status["conntrack"]));
     lines.push(format!("neighbour kept fresh {} times", status["neighbours"]["kept_fresh"]));
     let counters = &status["counters"];
-    lines.push(format!("forwarded {}", counters["forwarded"]));
+    lines.push(format!("forwarded {}, of these by the XDP programs {}", counters["forwarded"], counters["replayed"]));
     for kind in ["dropped", "punted", "passed"] {
         for (reason, count) in counters[kind].as_object().into_iter().flatten().filter(|(_, count)| **count != json!(0))
         {
@@ -255,6 +308,11 @@ fn conntrack_text(conntrack: &Value) -> Vec<String> {
             kernel["resyncs"],
         ),
     ];
+    for towards in array(&conntrack["exhausted_towards"]) {
+        let (protocol, address, port) = (word(&towards["protocol"]), word(&towards["address"]), &towards["port"]);
+        let port = if port.is_null() { String::new() } else { format!(" port {port}") };
+        lines.push(format!("          exhausted towards {protocol} {address}{port}: {} packets", towards["packets"]));
+    }
     if let Some(fault) = conntrack["fault"].as_str() {
         lines.push(format!("          FAULT: {fault}"));
     }
@@ -299,4 +357,55 @@ fn array(value: &Value) -> &[Value] {
 
 fn word(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use shunt_dataplane::conn::Exhausted;
+
+    use super::*;
+
+    fn worker(exhausted: &[(u8, &str, u16, u64)]) -> WorkerStatus {
+        let towards = exhausted.iter().map(|(protocol, address, port, packets)| Exhausted {
+            protocol: *protocol,
+            destination: Endpoint { address: address.parse().unwrap(), port: *port },
+            packets: *packets,
+        });
+        WorkerStatus {
+            index: 0,
+            generation: Generation(1),
+            received: 0,
+            forwarded: 0,
+            replayed: 0,
+            flows: 0,
+            handed_over: 0,
+            dropped: 0,
+            punted: 0,
+            sleeps: 0,
+            free: 0,
+            held: 0,
+            connections: 0,
+            connection_counts: Default::default(),
+            exhausted_towards: towards.collect(),
+        }
+    }
+
+    #[test]
+    fn who_fills_a_range_is_told_of_all_workers_together() {
+        let (server, server6) = ("198.51.100.20", "2001:db8::20");
+        let workers = [
+            worker(&[(17, server, 53, 2), (1, server, 0x800, 4)]),
+            worker(&[(6, server6, 443, 1), (17, server, 53, 3)]),
+        ];
+        let conntrack = json!({ "exhausted_towards": exhausted_towards(&workers), "happened": {}, "kernel": {} });
+        let lines = conntrack_text(&conntrack);
+        assert_eq!(
+            lines[2..],
+            [
+                "          exhausted towards udp 198.51.100.20 port 53: 5 packets",
+                "          exhausted towards icmp 198.51.100.20: 4 packets",
+                "          exhausted towards tcp 2001:db8::20 port 443: 1 packets",
+            ]
+        );
+    }
 }

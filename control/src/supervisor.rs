@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shunt_dataplane::{Counters, Dataplane, OpenError, Options, TableOptions, Tables};
+use shunt_dataplane::{Counters, Dataplane, OpenError, Options, ReplayMode, TableOptions, Tables, takes_redirected};
 use shunt_policy::{Family, Generation, Ifindex, Policy, compile, config, recompile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -182,8 +182,8 @@ impl Supervisor {
         if self.selection.taken.is_empty() {
             return Ok(());
         }
-        let Settings { workers, xdp_mode, zero_copy, .. } = self.settings;
-        let options = Options { workers, xdp_mode, zero_copy, tables: self.table_options() };
+        let Settings { workers, xdp_mode, zero_copy, replay, .. } = self.settings;
+        let options = Options { workers, xdp_mode, zero_copy, replay, tables: self.table_options() };
         let mut dataplane = Dataplane::open(&options, &self.selection.specs(), self.policy.clone(), &mut self.tables)?;
         self.local_addresses.clone_from(&self.translation.local_addresses);
         dataplane.set_local_addresses(&self.local_addresses);
@@ -192,6 +192,7 @@ impl Supervisor {
         self.follow_connections();
         dataplane.start()?;
         self.dataplane = Some(dataplane);
+        self.follow_drivers(mirror);
         Ok(())
     }
 
@@ -309,17 +310,37 @@ impl Supervisor {
         }
     }
 
+    /// Which drivers take frames that others redirect to them: some only while a program is attached to the interface, or to its peer. Netlink
+    /// tells of changes in a group of its own; asking twice a second costs less than following it.
+    fn follow_drivers(&mut self, mirror: &Mirror) {
+        if self.settings.replay == ReplayMode::Off {
+            return;
+        }
+        let mut changed = false;
+        for port in &mut self.selection.taken {
+            let takes_redirected = takes_redirected(port.ifindex);
+            changed |= std::mem::replace(&mut port.takes_redirected, takes_redirected) != takes_redirected;
+        }
+        if changed {
+            self.follow(mirror, Changes::LINKS);
+        }
+    }
+
     fn taken(&self) -> Vec<Ifindex> {
         self.selection.taken.iter().map(|port| port.ifindex).collect()
     }
 
     fn tick(&mut self, mirror: &mut Mirror) {
+        let is_slow = self.keepalive.is_due();
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.collect();
-            if self.keepalive.is_due() {
+            if is_slow {
                 mirror.hear_pending();
                 self.keepalive.refresh(&dataplane.used_neighbours(), mirror.neighbours());
             }
+        }
+        if is_slow {
+            self.follow_drivers(mirror);
         }
         self.rule_counts.settle(&mut self.translation, self.dataplane.as_ref());
         self.verify(mirror);
@@ -372,6 +393,7 @@ impl Supervisor {
                 });
             }
             Question::Rules => {
+                self.collect_replayed();
                 let list = rules::listed(&self.translation, &self.rule_counts, self.dataplane.as_ref());
                 tokio::spawn(async move {
                     let counts = netfilter::counts().await;
@@ -406,13 +428,23 @@ impl Supervisor {
 
     fn answer(&mut self, question: &Question, mirror: &Mirror) -> Result<Value, String> {
         match question {
-            Question::Status => Ok(status::json(&self.report(mirror))),
+            Question::Status => {
+                self.collect_replayed();
+                Ok(status::json(&self.report(mirror)))
+            }
             Question::Check => Ok(status::check_json(&self.translation.report(mirror.view()))),
             Question::Explain(packet) => {
                 explain::explain(packet, &self.policy, &mirror.view().table_names, self.verifier.oracle())
             }
             // Those that `take` keeps.
             Question::Mirror(_) | Question::Reload | Question::Rules => Ok(Value::Null),
+        }
+    }
+
+    /// What XDP programs have forwarded until now is to be in what is told.
+    fn collect_replayed(&self) {
+        if let Some(dataplane) = &self.dataplane {
+            dataplane.collect_replayed();
         }
     }
 
@@ -455,6 +487,7 @@ impl Supervisor {
     /// Drains and detaches; the kernel goes on.
     fn close(&mut self) {
         let Some(dataplane) = self.dataplane.take() else { return };
+        dataplane.collect_replayed();
         add(&mut self.earlier, &dataplane.counters());
         self.rule_counts.keep(&mut self.translation, &dataplane);
         let (report, tables) = dataplane.stop();
@@ -467,8 +500,9 @@ impl Supervisor {
 }
 
 fn add(sum: &mut Counters, more: &Counters) {
-    let Counters { forwarded, dropped, punted, passed } = more;
+    let Counters { forwarded, replayed, dropped, punted, passed } = more;
     sum.forwarded += forwarded;
+    sum.replayed += replayed;
     let pairs = sum.dropped.iter_mut().zip(dropped).chain(sum.punted.iter_mut().zip(punted));
     for (sum, more) in pairs.chain(sum.passed.iter_mut().zip(passed)) {
         *sum += more;

@@ -65,8 +65,9 @@ pub fn check_routed(
     let kernel = oracle.ask(query, query.mark);
     let alike = oracle.chooses_alike(query, &routing, &policy.config().spreading);
     let expected = Expected::of(query, outcome, &routing, alike);
-    // Who turns back may be told of another way, or be a martian (fib_validate_source): the kernel sees to both.
-    let turned = outcome == Err(Stop::Punt(PuntReason::Redirect));
+    // Who turns back may be told of another way, or be a martian (fib_validate_source), and so may the source of what is punted before
+    // that is asked: the kernel sees to all of it.
+    let turned = matches!(outcome, Err(Stop::Punt(PuntReason::Redirect | PuntReason::MultipathInner)));
     let martian = matches!(kernel, Ok(Answer::Refused(libc::EINVAL | libc::EXDEV)));
     let expected = expected.filter(|_| !(turned && martian));
     let same = kernel.as_ref().ok().zip(expected).map(|(answer, expected)| expected.is(answer));

@@ -40,6 +40,9 @@ struct port {
 	__u8 tracks;
 	/* Longest frame in bytes that a worker takes, Ethernet header included. */
 	__u32 longest;
+	/* Flows that a worker has decided about go on from here. */
+	__u8 replays;
+	__u8 unused[3];
 };
 
 struct {
@@ -104,6 +107,8 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } alive SEC(".maps");
+
+#include "replay.h"
 
 static __always_inline int pass(enum pass_reason reason)
 {
@@ -284,6 +289,13 @@ int redirect(struct xdp_md *ctx)
 		return pass(PASS_NOT_UNICAST);
 	if (!same_mac(ethernet->h_dest, own->mac))
 		return pass(PASS_FOREIGN_MAC);
+
+	if (own->replays) {
+		int verdict;
+
+		if (ethernet->h_proto == bpf_htons(ETH_P_IP) ? replay(ctx, own, 0, &verdict) : replay(ctx, own, 1, &verdict))
+			return verdict;
+	}
 
 	data += sizeof(*ethernet);
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))

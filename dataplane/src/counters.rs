@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use shunt_policy::{DropReason, Generation, PassReason, PuntReason, Stop};
 
+use crate::board::Board;
 use crate::conn::Counts;
 use crate::marks::Marks;
+use crate::replay::Collected;
 use crate::rule_counters::RuleCounters;
 use crate::status::WorkerStatus;
 
@@ -14,7 +16,13 @@ use crate::status::WorkerStatus;
 #[derive(Default)]
 pub struct WorkerCounters {
     pub(crate) received: Counter,
+    /// By itself, and by XDP programs as it has decided.
     pub(crate) forwarded: Counter,
+    /// By XDP programs.
+    pub(crate) replayed: Counter,
+    /// Flows that they forward.
+    pub(crate) flows: Gauge,
+    pub(crate) collections: Collections,
     pub(crate) handed_over: Counter,
     pub(crate) sleeps: Counter,
     dropped: [Counter; DropReason::ALL.len()],
@@ -30,10 +38,21 @@ pub struct WorkerCounters {
     connections: Gauge,
     /// What has happened to them, by [`Counts::WORDS`].
     connection_counts: [Gauge; Counts::WORDS.len()],
+    /// Exhaustions that the board tells of.
+    exhausted: Gauge,
+    exhausted_towards: Board,
     /// Of netfilter rules.
     pub(crate) rules: RuleCounters,
     /// The neighbours it sends to. The one thing here that the control side writes, too.
     pub(crate) neighbours: Marks,
+}
+
+/// The control side asks, the worker makes one: of what XDP programs have counted. Numbers only grow.
+#[derive(Default)]
+pub(crate) struct Collections {
+    pub(crate) asked: AtomicU64,
+    /// The last one that was asked for and has been made.
+    pub(crate) made: AtomicU64,
 }
 
 /// [`Default`] stops at 32 elements.
@@ -53,6 +72,21 @@ impl WorkerCounters {
         }
     }
 
+    /// What packets of a known flow count beside themselves.
+    pub(crate) fn hear(&self, collected: &Collected<'_>) {
+        if let Some(neighbour) = collected.neighbour {
+            self.neighbours.set(neighbour);
+        }
+        for slot in collected.rules() {
+            self.rules.add(slot, collected.traffic.packets, collected.traffic.bytes);
+        }
+    }
+
+    pub(crate) fn replayed(&self, packets: u64) {
+        self.replayed.add(packets);
+        self.forwarded.add(packets);
+    }
+
     pub(crate) fn adopted(&self, generation: Generation) {
         self.generation.store(generation.0, Ordering::Release);
     }
@@ -66,6 +100,10 @@ impl WorkerCounters {
         for (gauge, count) in self.connection_counts.iter().zip(counts.values()) {
             gauge.set(count as usize);
         }
+        if self.exhausted.value() != counts.exhausted {
+            self.exhausted_towards.write(&counts.exhausted_towards);
+            self.exhausted.set(counts.exhausted as usize);
+        }
     }
 
     pub(crate) fn status(&self, index: usize) -> WorkerStatus {
@@ -74,6 +112,8 @@ impl WorkerCounters {
             generation: self.generation(),
             received: self.received.value(),
             forwarded: self.forwarded.value(),
+            replayed: self.replayed.value(),
+            flows: self.flows.value(),
             handed_over: self.handed_over.value(),
             dropped: self.dropped.iter().map(Counter::value).sum(),
             punted: self.punted.0.iter().map(Counter::value).sum(),
@@ -82,12 +122,14 @@ impl WorkerCounters {
             held: self.held.value(),
             connections: self.connections.value(),
             connection_counts: std::array::from_fn(|at| self.connection_counts[at].value()),
+            exhausted_towards: self.exhausted_towards.read(),
         }
     }
 
     /// Adds this worker's numbers to `sum`.
     pub(crate) fn add_to(&self, sum: &mut Counters) {
         sum.forwarded += self.forwarded.value();
+        sum.replayed += self.replayed.value();
         for reason in DropReason::ALL {
             sum.dropped[reason.index()] += self.dropped[reason.index()].value();
         }
@@ -130,6 +172,8 @@ impl Gauge {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Counters {
     pub forwarded: u64,
+    /// Of these, by the XDP programs as a worker had decided.
+    pub replayed: u64,
     pub dropped: [u64; DropReason::ALL.len()],
     pub punted: [u64; PuntReason::ALL.len()],
     /// Left to the kernel before a worker saw them.
@@ -140,6 +184,7 @@ impl Default for Counters {
     fn default() -> Self {
         Counters {
             forwarded: 0,
+            replayed: 0,
             dropped: [0; DropReason::ALL.len()],
             punted: [0; PuntReason::ALL.len()],
             passed: [0; PassReason::ALL.len()],

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use shunt_policy::config::{Conntrack, CounterSlot, PortRange};
@@ -17,6 +18,7 @@ use crate::counters::{Counters, WorkerCounters};
 use crate::error::OpenError;
 use crate::marks::UsedNeighbours;
 use crate::port::Port;
+use crate::replay::Flows;
 use crate::rule_counters::RuleCount;
 use crate::sample::{Sample, Samples};
 use crate::served::Served;
@@ -62,12 +64,24 @@ pub enum ZeroCopy {
     Off,
 }
 
+/// Whether XDP programs forward flows that workers have decided about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReplayMode {
+    /// On ports whose frames are copied to the workers. Where the driver does not copy, the way by a worker is the quicker one.
+    #[default]
+    Auto,
+    /// On all ports that have the program in their driver.
+    On,
+    Off,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// 0 is one per core that the process may use. Never more than there are queues.
     pub workers: usize,
     pub xdp_mode: XdpMode,
     pub zero_copy: ZeroCopy,
+    pub replay: ReplayMode,
     pub tables: TableOptions,
 }
 
@@ -84,6 +98,8 @@ pub struct Dataplane {
     samples: Vec<Samples>,
     local: HashSet<IpAddr>,
     served: Served,
+    flows: Flows,
+    replay: ReplayMode,
     /// To and from the workers' connections, until they are taken.
     lines: Vec<Line>,
     /// What the XDP programs know of nat, once they do.
@@ -113,6 +129,8 @@ struct Taken {
     zero_copy: bool,
     meters: Vec<Meter>,
     serving: bool,
+    /// The program forwards flows that workers have decided about.
+    replays: bool,
     /// What connections are to the policy.
     conntrack: Conntrack,
 }
@@ -159,13 +177,39 @@ impl Dataplane {
                 return Err(error);
             }
         }
+        self.start_replay();
         Ok(())
+    }
+
+    /// Lets the programs that are in their drivers forward flows.
+    fn start_replay(&mut self) {
+        let mode = self.replay;
+        let shared = self.flows.maps().is_some();
+        for taken in &mut self.ports {
+            let wanted = shared && (mode == ReplayMode::On || !taken.zero_copy);
+            taken.replays = wanted && taken.attached == Some(Attached::Native);
+            taken.configure();
+        }
+    }
+
+    /// Waits for what the programs have counted until now, for a moment at most.
+    pub fn collect_replayed(&self) {
+        const LONGEST: Duration = Duration::from_millis(50);
+        let collections = || self.counters.iter().map(|counters| &counters.collections);
+        let wanted: Vec<u64> = collections().map(|one| one.asked.fetch_add(1, Ordering::AcqRel) + 1).collect();
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring());
+        let begun = Instant::now();
+        let are_made = || collections().zip(&wanted).all(|(one, wanted)| one.made.load(Ordering::Acquire) >= *wanted);
+        while !are_made() && begun.elapsed() < LONGEST {
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Gives the workers a newer policy. Does not wait; the newest wins.
     pub fn publish(&mut self, policy: Arc<Policy>) {
         self.counters.iter().for_each(|counters| counters.rules.reserve(policy.counter_slots()));
         self.serve_nat(&policy);
+        self.flows.set_generation(policy.generation());
         self.publisher.publish(policy);
         // A sleeper adopts as well: `adopted` follows, and the old policy comes back.
         self.doorbells.iter().for_each(|doorbell| doorbell.ring());
@@ -291,6 +335,7 @@ impl Dataplane {
         let mut workers = self.crew.halt();
         let mut report = StopReport { frames: self.region.total(), ..StopReport::default() };
         for worker in &mut workers {
+            worker.finish_replay();
             report.abandoned += worker.abandon();
             report.unsent += worker.queues().iter().map(|queue| queue.io.in_flight()).sum::<usize>();
         }
@@ -346,10 +391,10 @@ impl Taken {
 
     /// What the XDP program has to know of the port.
     fn config(&self) -> PortConfig {
-        let Taken { spec, punted, serving, conntrack, .. } = self;
+        let Taken { spec, punted, serving, replays, conntrack, .. } = self;
         let (tracks, translates) = (*conntrack != Conntrack::Off, *conntrack == Conntrack::Translates);
         let longest = spec.mtu.saturating_add(crate::packet::ETHERNET as u32).min(LONGEST_FRAME);
-        PortConfig { mac: spec.mac, punted: *punted, serving: *serving, translates, tracks, longest }
+        PortConfig { mac: spec.mac, punted: *punted, serving: *serving, translates, tracks, longest, replays: *replays }
     }
 
     fn configure(&self) {
@@ -369,6 +414,7 @@ impl Taken {
             zero_copy: self.zero_copy,
             queues: self.spec.queues,
             serving: self.serving,
+            replays: self.replays,
             tap: taps.name(self.spec.id).unwrap_or_default().to_owned(),
             missed: self.meters.iter().map(Meter::missed).sum(),
         }

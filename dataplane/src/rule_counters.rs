@@ -55,10 +55,10 @@ impl RuleCounters {
     }
 
     /// By the worker.
-    fn add(&self, slot: CounterSlot, bytes: u32) {
+    pub(crate) fn add(&self, slot: CounterSlot, packets: u64, bytes: u64) {
         if let Some(counter) = self.counter(slot) {
-            counter.packets.add(1);
-            counter.bytes.add(bytes.into());
+            counter.packets.add(packets);
+            counter.bytes.add(bytes);
         }
     }
 
@@ -69,7 +69,7 @@ impl RuleCounters {
 
     /// Counts for the rules that a packet of this many bytes has hit, now that it is certain that the kernel will not.
     pub(crate) fn settle(&self, hits: &Hits, bytes: u32) {
-        hits.0.iter().for_each(|slot| self.add(*slot, bytes));
+        hits.0.iter().for_each(|slot| self.add(*slot, 1, bytes.into()));
     }
 }
 
@@ -91,6 +91,15 @@ impl Hits {
     pub(crate) fn any(&self) -> bool {
         !self.0.is_empty()
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Their slots, if they are no more than this; what is not used is 0.
+    pub(crate) fn few<const MOST: usize>(&self) -> Option<[u32; MOST]> {
+        (self.len() <= MOST).then(|| array::from_fn(|at| self.0.get(at).map_or(0, |slot| slot.0)))
+    }
 }
 
 impl Tally for Hits {
@@ -108,8 +117,8 @@ mod tests {
         let counters = RuleCounters::default();
         counters.reserve(1500);
         for slot in [0, 1500, 2047, 2048, u32::MAX] {
-            counters.add(CounterSlot(slot), 60);
-            counters.add(CounterSlot(slot), 40);
+            counters.add(CounterSlot(slot), 1, 60);
+            counters.add(CounterSlot(slot), 1, 40);
         }
         let two = RuleCount { packets: 2, bytes: 100 };
         assert_eq!(

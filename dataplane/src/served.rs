@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use shunt_policy::connection::Tuple;
 
-use crate::xsk::{ENTRY, ServedMap};
+use crate::xsk::{ENTRY, MappedArray};
 
 /// As in redirect.bpf.c: ports of TCP and UDP, identifiers of ICMP and ICMPv6, and then the protocols.
 const PORTS: usize = 1 << 16;
@@ -24,7 +24,7 @@ const RULES: usize = 1;
 pub struct Served(Arc<Memory>);
 
 enum Memory {
-    Map(ServedMap),
+    Map(MappedArray),
     /// Of the simulator: nobody reads it.
     Plain(Box<[AtomicU8]>),
 }
@@ -34,14 +34,14 @@ impl Served {
     pub(crate) const BYTES: u64 = (ENTRIES * ENTRY) as u64;
 
     pub(crate) fn create() -> io::Result<Self> {
-        Ok(Served(Arc::new(Memory::Map(ServedMap::create(ENTRIES as u32)?))))
+        Ok(Served(Arc::new(Memory::Map(MappedArray::create("served", ENTRY, ENTRIES as u32)?))))
     }
 
     pub fn plain() -> Self {
         Served(Arc::new(Memory::Plain((0..ENTRIES * ENTRY).map(|_| AtomicU8::new(0)).collect())))
     }
 
-    pub(crate) fn map(&self) -> Option<&ServedMap> {
+    pub(crate) fn map(&self) -> Option<&MappedArray> {
         match &*self.0 {
             Memory::Map(map) => Some(map),
             Memory::Plain(_) => None,

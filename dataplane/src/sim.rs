@@ -6,12 +6,15 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shunt_policy::config::CounterSlot;
 use shunt_policy::{Generation, Ifindex, Policy, PortId};
 
 use crate::conn::exchange::{FromWorker, ToWorker};
 use crate::counters::Counters;
 use crate::port::Port;
 use crate::punt::Punt;
+use crate::replay::Flows;
+use crate::rule_counters::RuleCount;
 use crate::sample::Sample;
 use crate::served::Served;
 use crate::status::WorkerStatus;
@@ -196,6 +199,27 @@ impl Router {
 
     /// The same with room for so many connections.
     pub fn with_connections(workers: usize, ports: &[SimSpec], policy: Arc<Policy>, connections: usize) -> Self {
+        Router::build(workers, ports, policy, connections, Some(&Flows::plain(connections)))
+    }
+
+    /// The same whose workers decide about every packet anew.
+    pub fn without_flows(workers: usize, ports: &[SimSpec], policy: Arc<Policy>) -> Self {
+        Router::build(workers, ports, policy, 1 << 16, None)
+    }
+
+    /// The same whose workers write into `flows` what XDP programs may forward.
+    pub fn with_flows(workers: usize, ports: &[SimSpec], policy: Arc<Policy>, flows: &Flows) -> Self {
+        flows.set_generation(policy.generation());
+        Router::build(workers, ports, policy, 1 << 16, Some(flows))
+    }
+
+    fn build(
+        workers: usize,
+        ports: &[SimSpec],
+        policy: Arc<Policy>,
+        connections: usize,
+        flows: Option<&Flows>,
+    ) -> Self {
         let workers = workers.max(1);
         let queues: usize = ports.iter().map(|port| port.queues as usize).sum();
         let frames = queues * 2 * RING + workers * 16 * BATCH;
@@ -209,8 +233,11 @@ impl Router {
         };
         let queues = ports.iter().flat_map(|port| (0..port.queues).map(move |number| queue(port, number))).collect();
         let options = TableOptions { capacity: connections, settings: Arc::default(), seed: 1 };
-        let mut tables = Tables::new(workers, &options, Served::plain(), None);
-        let lines = tables.lines();
+        let (tables, lines) = Tables::new(workers, &options, Served::plain(), None);
+        let tables = match flows {
+            Some(flows) => tables.replaying(flows),
+            None => tables,
+        };
         let assembled = assemble(tables, queues, policy, &depot, &punt).expect("file descriptors for the doorbells");
         Router { assembled, lines, told: Vec::new(), punt, depot, region }
     }
@@ -236,6 +263,7 @@ impl Router {
                     heard += usize::from(line.orders.push(ToWorker::Exported { original: record.original }).is_ok());
                 }
                 self.told.push(report);
+                line.given.set(line.given.so_far() + 1);
             }
         }
         heard
@@ -323,6 +351,15 @@ impl Router {
         let mut sum = Counters::default();
         self.assembled.counters.iter().for_each(|counters| counters.add_to(&mut sum));
         sum
+    }
+
+    /// What the rule with this counter has counted, by all workers.
+    pub fn rule_count(&self, slot: CounterSlot) -> RuleCount {
+        let counts = self.assembled.counters.iter().map(|counters| counters.rules.value(slot));
+        counts.fold(RuleCount::default(), |sum, count| RuleCount {
+            packets: sum.packets + count.packets,
+            bytes: sum.bytes + count.bytes,
+        })
     }
 
     pub fn workers(&self) -> Vec<WorkerStatus> {

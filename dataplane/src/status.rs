@@ -2,7 +2,7 @@
 
 use shunt_policy::{Generation, PortId};
 
-use crate::conn::Counts;
+use crate::conn::{Counts, Exhausted};
 use crate::counters::Counters;
 
 /// A port as it really is.
@@ -16,6 +16,8 @@ pub struct PortStatus {
     pub zero_copy: bool,
     pub queues: u32,
     pub serving: bool,
+    /// Its XDP program forwards flows that workers have decided about.
+    pub replays: bool,
     /// Name of the tap device through which its punted frames go.
     pub tap: String,
     /// Frames since the start that the kernel dropped because the port's worker was too slow to take them.
@@ -32,6 +34,10 @@ pub struct WorkerStatus {
     pub received: u64,
     /// Put into a transmit queue, its own frames and those handed over to it.
     pub forwarded: u64,
+    /// By XDP programs as it has decided; in `forwarded` as well.
+    pub replayed: u64,
+    /// Flows that XDP programs forward, now.
+    pub flows: u64,
     /// Given to another worker to send.
     pub handed_over: u64,
     pub dropped: u64,
@@ -46,6 +52,8 @@ pub struct WorkerStatus {
     pub connections: u64,
     /// What has happened to them, by [`Counts::WORDS`].
     pub connection_counts: [u64; Counts::WORDS.len()],
+    /// Destinations to which a nat rule had no tuple left, the latest first.
+    pub exhausted_towards: Vec<Exhausted>,
 }
 
 /// The end of a dataplane.

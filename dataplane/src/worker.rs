@@ -4,6 +4,7 @@ pub mod crew;
 pub mod doorbell;
 pub mod handover;
 mod parked;
+mod replaying;
 pub mod thread;
 pub mod tracked;
 
@@ -11,20 +12,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
-use shunt_policy::connection::{Trackless, Tuple};
-use shunt_policy::{DropReason, Egress, Ifindex, PortId, PuntReason, Stop};
+use shunt_policy::connection::{Remembered, Trackless};
+use shunt_policy::{DropReason, Egress, Ifindex, Policy, PortId, PuntReason, Query, Stop, Uncounted};
 
-use crate::conn::Punted;
+use crate::conn::{Punted, Sought};
 use crate::counters::WorkerCounters;
 use crate::packet::{Ends, Packet};
 use crate::port::Port;
 use crate::punt::Punt;
+use crate::replay;
 use crate::rule_counters::Hits;
 use crate::sample::{Sample, Sampler};
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
 use handover::{Exchange, Handed, Task};
 use parked::{Lot, Parked};
+use replaying::Replaying;
 use tracked::{Tracked, local, tracks};
 
 /// One queue that the worker owns.
@@ -61,12 +64,29 @@ pub struct Worker<P, K> {
     sampling: bool,
     tracked: Tracked,
     parked: Lot,
-    /// Received and not yet dealt with; kept for its memory.
+    /// Received and not yet read; kept for its memory.
     batch: Vec<Frame>,
+    /// Read and not yet decided about; kept for its memory.
+    burst: Vec<Arrival>,
     /// The rules that the packet at hand has hit; kept for its memory.
     hits: Hits,
     /// Frames that still waited to be sent after the last flush.
     waiting: usize,
+    replaying: Replaying,
+}
+
+/// A frame that has been received.
+struct Arrival {
+    frame: Frame,
+    ingress: PortId,
+    iif: Ifindex,
+    what: What,
+}
+
+enum What {
+    /// Likely of a flow that has been decided about.
+    Known(replay::Sought),
+    Read(Result<Packet, Stop>, Option<Sought>),
 }
 
 /// The parts of a [`Worker`].
@@ -86,7 +106,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
     pub fn new(parts: Parts<P, K>) -> Self {
         let Parts { policy, queues, ways, exchange, pool, punt, counters, samples, tracked } = parts;
         counters.adopted(policy.generation());
-        let batch = Vec::with_capacity(BATCH);
+        let (batch, burst) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         Worker {
             policy,
             queues,
@@ -100,17 +120,18 @@ impl<P: Port, K: Punt> Worker<P, K> {
             tracked,
             parked: Lot::default(),
             batch,
+            burst,
             hits: Hits::default(),
             waiting: 0,
+            replaying: Replaying::default(),
         }
     }
 
     /// One turn over all queues and inboxes. Returns how many frames were dealt with; 0 means there was nothing to do.
     pub fn round(&mut self) -> usize {
-        if self.policy.adopt() {
-            self.counters.adopted(self.policy.generation());
-        }
+        let adopted = self.policy.adopt();
         self.tracked.begin(self.policy.current());
+        self.collect_replayed(adopted);
         self.unpark();
         let mut done = 0;
         for queue in 0..self.queues.len() {
@@ -123,7 +144,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
         self.exchange.notify();
         self.tracked.sweep(done == 0);
         self.account();
-        done + usize::from(self.tracked.is_told())
+        done + usize::from(self.tracked.is_told() || self.is_collecting())
     }
 
     /// Takes a batch from one queue and sends each frame its way.
@@ -135,24 +156,81 @@ impl<P: Port, K: Punt> Worker<P, K> {
         if received > 0 {
             self.counters.received.add(received as u64);
         }
-        let chosen = self.samples.choose(received);
-        for (number, frame) in batch.drain(..).enumerate() {
-            self.sampling = chosen == Some(number);
-            self.dispatch(frame, port, iif);
+        for frame in batch.drain(..) {
+            self.receive_one(frame, port, iif);
         }
-        self.sampling = false;
         self.batch = batch;
+        let chosen = self.samples.choose(self.burst.len());
+        self.dispatch_burst(chosen);
         received
     }
 
-    /// The packet path: read, decide, act.
-    fn dispatch(&mut self, frame: Frame, ingress: PortId, iif: Ifindex) {
-        let packet = match Packet::parse(&frame) {
+    /// The packet path begins: whether its flow is known. Nothing is decided before the whole burst is read, so that flows and connections
+    /// come from memory all at once.
+    fn receive_one(&mut self, frame: Frame, ingress: PortId, iif: Ifindex) {
+        match self.tracked.connections.seek_flow(&frame, iif) {
+            Some(sought) => self.burst.push(Arrival { frame, ingress, iif, what: What::Known(sought) }),
+            None => {
+                let arrival = self.read(frame, ingress, iif);
+                self.burst.extend(arrival);
+            }
+        }
+    }
+
+    /// What stands in the frame, and whose connection it is; `None` if another worker has it now.
+    fn read(&mut self, frame: Frame, ingress: PortId, iif: Ifindex) -> Option<Arrival> {
+        let packet = Packet::parse(&frame);
+        let mut sought = None;
+        if let Ok(packet) = &packet
+            && tracks(self.policy.current(), packet.family())
+        {
+            let connections = &self.tracked.connections;
+            let seen = packet.seen(&frame, connections.verifies_checksums());
+            let owner = self.tracked.owner(&seen);
+            if owner != self.exchange.number() {
+                self.give(frame, owner, Task::Decide { ingress, iif }, DropReason::HandoverFull);
+                return None;
+            }
+            sought = Some(connections.seek(seen));
+        }
+        Some(Arrival { frame, ingress, iif, what: What::Read(packet, sought) })
+    }
+
+    /// Decides about what was read and acts on it, in the order in which it came. The decision about the frame `chosen` is kept.
+    fn dispatch_burst(&mut self, chosen: Option<usize>) {
+        let mut burst = std::mem::take(&mut self.burst);
+        for arrival in &burst {
+            if let What::Read(_, Some(sought)) = &arrival.what {
+                self.tracked.connections.approach(sought);
+            }
+        }
+        for (number, arrival) in burst.drain(..).enumerate() {
+            self.sampling = chosen == Some(number);
+            self.dispatch(arrival);
+        }
+        self.sampling = false;
+        self.burst = burst;
+    }
+
+    /// Decide, act.
+    fn dispatch(&mut self, arrival: Arrival) {
+        let Arrival { frame, ingress, iif, what } = arrival;
+        let (frame, packet, sought) = match what {
+            What::Read(packet, sought) => (frame, packet, sought),
+            What::Known(sought) => {
+                let Err(frame) = self.forward_known(frame, &sought) else { return };
+                match self.read(frame, ingress, iif) {
+                    Some(Arrival { frame, what: What::Read(packet, sought), .. }) => (frame, packet, sought),
+                    _ => return,
+                }
+            }
+        };
+        let packet = match packet {
             Ok(packet) => packet,
             Err(stop) => return self.stop(frame, ingress, stop),
         };
-        if tracks(self.policy.current(), packet.family()) {
-            return self.dispatch_tracked(frame, packet, ingress, iif);
+        if let Some(sought) = sought {
+            return self.dispatch_tracked(frame, packet, sought, ingress, iif);
         }
         self.hits.clear();
         let query = packet.query(iif);
@@ -163,22 +241,20 @@ impl<P: Port, K: Punt> Worker<P, K> {
         match outcome {
             Ok(egress) => match self.way(egress.port()) {
                 Way::None => self.stop(frame, ingress, Stop::Punt(PuntReason::EgressNotTaken)),
-                way => self.forward(frame, packet, &egress, &Ends::default(), way),
+                way => {
+                    self.install(&packet, iif, &egress, None);
+                    self.forward(frame, packet, &egress, &Ends::default(), way);
+                }
             },
             Err(stop) => self.end(frame, packet, ingress, stop),
         }
     }
 
     /// The same for a packet of a connection, by the worker that owns that.
-    fn dispatch_tracked(&mut self, frame: Frame, packet: Packet, ingress: PortId, iif: Ifindex) {
-        let seen = packet.seen(&frame, self.tracked.connections.verifies_checksums());
-        let owner = self.tracked.owner(&seen);
-        if owner != self.exchange.number() {
-            return self.give(frame, owner, Task::Decide { ingress, iif }, DropReason::HandoverFull);
-        }
+    fn dispatch_tracked(&mut self, frame: Frame, packet: Packet, sought: Sought, ingress: PortId, iif: Ifindex) {
         let policy = self.policy.current();
         self.hits.clear();
-        let mut tracker = self.tracked.connections.tracker(seen, local(&packet, policy), self.tracked.now);
+        let mut tracker = self.tracked.connections.tracker_of(sought, local(&packet, policy), self.tracked.now);
         let query = packet.query(iif);
         let outcome = policy.decide_counting(&query, &mut tracker, &mut self.hits);
         if self.sampling {
@@ -187,6 +263,15 @@ impl<P: Port, K: Punt> Worker<P, K> {
             self.samples.keep(Sample { query, tracked, outcome, generation: policy.generation() });
         }
         match outcome {
+            // Two who track half of a connection each are not one who has seen all of it.
+            Ok(egress) if tracker.answer(&query, &egress).is_some_and(|answer| goes_back(policy, answer)) => {
+                let when = tracker.punted(PuntReason::Redirect);
+                self.punt_tracked(frame, packet, ingress, PuntReason::KernelConnection, when);
+            }
+            Ok(_) if tracker.is_answered_elsewhere() => {
+                let when = tracker.punted(PuntReason::KernelConnection);
+                self.punt_tracked(frame, packet, ingress, PuntReason::KernelConnection, when);
+            }
             Ok(egress) => {
                 let way = self.ways.get(usize::from(egress.port().0)).copied().unwrap_or(Way::None);
                 if way == Way::None {
@@ -195,18 +280,18 @@ impl<P: Port, K: Punt> Worker<P, K> {
                 }
                 let quoted = tracker.inner().unwrap_or_default();
                 match tracker.forwarded() {
-                    Ok(()) => self.forward(frame, packet, &egress, &quoted, way),
+                    Ok(steady) => {
+                        if steady.is_some() {
+                            self.install(&packet, iif, &egress, steady);
+                        }
+                        self.forward(frame, packet, &egress, &quoted, way);
+                    }
                     Err(stop) => self.end(frame, packet, ingress, stop),
                 }
             }
             Err(stop @ Stop::Drop(_)) => {
                 tracker.dropped();
                 self.end(frame, packet, ingress, stop);
-            }
-            // It would leave by the way it came in.
-            Err(Stop::Punt(PuntReason::Redirect)) if tracker.has_moved(iif) => {
-                tracker.dropped();
-                self.end(frame, packet, ingress, Stop::Drop(DropReason::NatMoved));
             }
             Err(Stop::Punt(reason)) => {
                 let when = tracker.punted(reason);
@@ -217,16 +302,28 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// Of a packet that the kernel is to get, it must know the connection.
     fn punt_tracked(&mut self, frame: Frame, packet: Packet, ingress: PortId, reason: PuntReason, when: Punted) {
+        if when == Punted::Misfit {
+            return self.end(frame, packet, ingress, Stop::Drop(DropReason::Misfit));
+        }
+        self.punt_when(frame, ingress, reason, when);
+    }
+
+    fn punt_when(&mut self, frame: Frame, ingress: PortId, reason: PuntReason, when: Punted) {
         match when {
-            Punted::Now => self.stop(frame, ingress, Stop::Punt(reason)),
-            Punted::Misfit => self.end(frame, packet, ingress, Stop::Drop(DropReason::Misfit)),
-            Punted::Later(original) => self.park(frame, ingress, reason, Some(original)),
-            Punted::Afterwards => self.park(frame, ingress, reason, None),
+            Punted::Now if self.parked.len() == 0 => self.stop(frame, ingress, Stop::Punt(reason)),
+            // Behind those that wait: it may be of the same connection.
+            Punted::Now => self.park(frame, ingress, reason, 0),
+            Punted::Later => self.park(frame, ingress, reason, self.tracked.connections.said()),
+            Punted::By(reply) => {
+                let owner = self.tracked.owner_of(&reply);
+                self.give(frame, owner, Task::Leave { ingress, reason, reply }, DropReason::HandoverFull);
+            }
+            Punted::Misfit => self.stop(frame, ingress, Stop::Drop(DropReason::Misfit)),
         }
     }
 
-    fn park(&mut self, frame: Frame, ingress: PortId, reason: PuntReason, original: Option<Tuple>) {
-        let parked = Parked { frame, ingress, reason, original, since: self.tracked.now };
+    fn park(&mut self, frame: Frame, ingress: PortId, reason: PuntReason, said: u64) {
+        let parked = Parked { frame, ingress, reason, said, since: self.tracked.now };
         if let Err(Parked { frame, .. }) = self.parked.put(parked) {
             self.stop(frame, ingress, Stop::Punt(reason));
         }
@@ -234,7 +331,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// Hands to the kernel what waited until it knew enough.
     fn unpark(&mut self) {
-        while let Some(Parked { frame, ingress, reason, .. }) = self.parked.next(&mut self.tracked) {
+        while let Some(Parked { frame, ingress, reason, .. }) = self.parked.next(&self.tracked) {
             self.stop(frame, ingress, Stop::Punt(reason));
         }
     }
@@ -286,11 +383,18 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// Deals with what another worker left in one inbox, at most a batch.
     fn collect(&mut self, inbox: usize) -> usize {
-        for taken in 0..BATCH {
-            let Some(Handed { frame, to }) = self.exchange.take(inbox) else { return taken };
+        let mut taken = 0;
+        while taken < BATCH
+            && let Some(Handed { frame, to }) = self.exchange.take(inbox)
+        {
+            taken += 1;
             self.pool.arrived();
             match to {
-                Task::Decide { ingress, iif } => self.dispatch(frame, ingress, iif),
+                Task::Decide { ingress, iif } => self.receive_one(frame, ingress, iif),
+                Task::Leave { ingress, reason, reply } => {
+                    let when = self.tracked.connections.expect(&reply, self.tracked.now);
+                    self.punt_when(frame, ingress, reason, when);
+                }
                 Task::Send(egress) => match self.way(egress) {
                     Way::Own(queue) => self.transmit(frame, queue),
                     // The giver's table of ways and ours come from one place.
@@ -298,7 +402,8 @@ impl<P: Port, K: Punt> Worker<P, K> {
                 },
             }
         }
-        BATCH
+        self.dispatch_burst(None);
+        taken
     }
 
     fn transmit(&mut self, frame: Frame, queue: usize) {
@@ -418,4 +523,9 @@ impl<P: Port, K: Punt> Worker<P, K> {
     pub(crate) fn exchange(&self) -> &Exchange {
         &self.exchange
     }
+}
+
+/// Whether an answer would be the kernel's since it leaves by the interface it came in.
+fn goes_back(policy: &Policy, (query, known): (Query, Remembered)) -> bool {
+    policy.decide_counting(&query, &mut Some(known), &mut Uncounted) == Err(Stop::Punt(PuntReason::Redirect))
 }

@@ -2,9 +2,12 @@
 
 mod common;
 
-use common::nat::{ends, frame, icmp_error, router, through};
-use common::{LAN, TCP, UDP, WAN, address, make_partial};
-use shunt_policy::PuntReason;
+use std::sync::Arc;
+
+use common::nat::{ends, frame, icmp_error, nat, router, router_of, through};
+use common::{LAN, TCP, UDP, WAN, address, ifindex, make_partial, rib};
+use shunt_policy::config::{Hops, Origin, Route, RouteKind, Rule, RuleAction, RuleSelector, Source};
+use shunt_policy::{Family, Prefix, Priority, PuntReason, TableId};
 
 #[test]
 fn a_masqueraded_connection_goes_both_ways_and_comes_back_to_its_worker() {
@@ -75,6 +78,27 @@ fn a_forwarded_port_leads_inside_and_its_answers_out() {
     }
 }
 
+/// The higher port says whose a packet is; here it is another in the answers.
+#[test]
+fn a_forwarded_port_above_the_clients_is_the_kernels_both_ways_where_the_answers_are_another_workers() {
+    let (client, public, server) = (address("203.0.113.2"), address("203.0.113.1"), address("198.51.100.2"));
+    let mut router = router(2);
+    let mut left = 0;
+    for port in 5000..5032 {
+        router.inject(WAN, 0, &frame(WAN, TCP, (client, port, public, 8080), "syn"));
+        router.settle();
+        let begun_in_kernel = router.take_punted().len();
+        let sent = router.take_sent(LAN).len();
+        assert_eq!(begun_in_kernel + sent, 1);
+        router.inject(LAN, 0, &frame(LAN, TCP, (server, 80, client, port), "syn ack"));
+        router.settle();
+        assert_eq!(router.take_punted().len(), begun_in_kernel, "from port {port}");
+        assert_eq!(router.take_sent(WAN).len(), sent, "from port {port}");
+        left += begun_in_kernel;
+    }
+    assert!((8..24).contains(&left), "{left} of 32 were left to the kernel");
+}
+
 #[test]
 fn an_error_about_a_translated_packet_finds_the_sender() {
     let mut router = router(2);
@@ -102,4 +126,33 @@ fn what_is_addressed_to_the_router_itself_is_the_kernels() {
     router.settle();
     assert_eq!(router.take_punted().len(), 2);
     assert_eq!(router.counters().of_punt(PuntReason::Local), 2);
+}
+
+#[test]
+fn a_connection_whose_answers_go_back_where_they_came_from_is_left_to_the_kernel() {
+    let mut config = nat();
+    // Whatever comes by the WAN leaves by it.
+    let turn = TableId(100);
+    let kind = RouteKind::Unicast(Hops::one(ifindex(WAN), Some(address("203.0.113.3"))));
+    let everywhere = Prefix::new(address("0.0.0.0"), 0).expect("a prefix");
+    let mut rib = rib();
+    rib.append(turn, everywhere, Route::new(0, kind));
+    config.tables = rib.tables().clone();
+    Arc::make_mut(&mut config.rules).push(Rule {
+        family: Family::V4,
+        priority: Priority(100),
+        selector: RuleSelector { iif: Some("eth1".to_owned()), ..RuleSelector::default() },
+        action: RuleAction::lookup(turn),
+        origin: Origin::new(Source::Rule, "test"),
+    });
+    Arc::make_mut(&mut config.rules).sort_by_key(|rule| rule.priority);
+    let mut router = router_of(1, &config);
+    for protocol in [TCP, UDP, 1] {
+        let asked = (address("198.51.100.2"), 4000, address("203.0.113.2"), 53);
+        router.inject(LAN, 0, &frame(LAN, protocol, asked, "syn"));
+        router.settle();
+    }
+    assert_eq!(router.take_punted().len(), 3);
+    assert_eq!(router.counters().of_punt(PuntReason::KernelConnection), 3);
+    assert!(router.take_told().is_empty());
 }

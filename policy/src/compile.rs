@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Config, Conntrack, Hook, Link, RpFilter, Transmit};
+use crate::config::{Config, Conntrack, Field, Hook, Link, RpFilter, Transmit};
 use crate::names::{Family, Generation, Ifindex, Mac, PortId};
 use crate::netfilter::{Chains, CompiledGuard, Compiler, Masquerade, conntrack_of};
 use crate::outcome::PuntReason;
@@ -69,6 +69,7 @@ pub(crate) struct LinkFacts {
     redirected6: bool,
     mtu: u32,
     mtu6: u32,
+    pub(crate) takes_redirected: bool,
     pub(crate) egress: Result<(PortId, Mac), PuntReason>,
 }
 
@@ -158,6 +159,13 @@ impl Policy {
         }
     }
 
+    /// Something that rules or guards of the family look at and that differs between packets of one flow: from the decision about one of
+    /// them nothing follows for the next. `None` if there is nothing of the kind. See [`Field::varies`].
+    pub fn varies(&self, family: Family) -> Option<Field> {
+        let FamilyPolicy { before, chains, after, .. } = self.family(family);
+        chains.varies().or_else(|| before.iter().chain(after.iter()).find_map(CompiledGuard::varies))
+    }
+
     pub(crate) fn family(&self, family: Family) -> &FamilyPolicy {
         match family {
             Family::V4 => &self.v4,
@@ -238,6 +246,7 @@ impl LinkFacts {
             redirected6: link.redirected6,
             mtu: link.mtu,
             mtu6: link.mtu6,
+            takes_redirected: link.takes_redirected,
             egress,
         }
     }

@@ -134,6 +134,12 @@ pub trait Tracking {
         range: Option<&Range>,
     ) -> Result<Option<Endpoint>, Stop>;
 
+    /// Whether [`translate`](Self::translate) will end the connection if the packet is to leave by `oif` (`nf_nat_oif_changed`), so that
+    /// it need not be the kernel's if that is where it came in.
+    fn moves(&self, _oif: Ifindex) -> bool {
+        false
+    }
+
     /// `ct mark`, when the packet has passed all rules or the one that ended it.
     fn keep_mark(&mut self, mark: Mark);
 }

@@ -73,7 +73,7 @@ impl Policy {
         if query.ttl <= 1 {
             return Err(Stop::Punt(PuntReason::TtlExpired));
         }
-        if hop.oif == query.iif {
+        if hop.oif == query.iif && !tracking.moves(hop.oif) {
             return Err(Stop::Punt(PuntReason::Redirect));
         }
         let Some(egress) = self.links.facts.get(&hop.oif) else { return Err(Stop::Punt(PuntReason::EgressDown)) };
@@ -81,7 +81,8 @@ impl Policy {
             return Err(Stop::Punt(PuntReason::Redirected));
         }
         let (link_mtu, route_mtu) = (egress.mtu(query.family()), family.sets.way(way).mtu);
-        if query.length > link_mtu.min(route_mtu.unwrap_or(u32::MAX)) {
+        let longest = link_mtu.min(route_mtu.unwrap_or(u32::MAX));
+        if query.length > longest {
             return Err(Stop::Punt(PuntReason::Oversize));
         }
 
@@ -101,8 +102,21 @@ impl Policy {
         };
         let Some((destination, neighbour)) = destination else { return Err(Stop::Punt(PuntReason::Neighbour)) };
         let Query { tos, ttl, mss, .. } = facts.query;
-        let (oif, mark) = (hop.oif, query.mark);
-        Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
+        Ok(Egress {
+            port,
+            oif: hop.oif,
+            source,
+            destination,
+            mark: query.mark,
+            tos,
+            ttl,
+            mss,
+            new_source,
+            new_destination,
+            neighbour,
+            longest,
+            takes_redirected: egress.takes_redirected,
+        })
     }
 
     /// PREROUTING, with conntrack and nat in their places. Says what the destination has become.

@@ -22,6 +22,8 @@ pub struct Egress {
     pub(crate) new_source: Option<Endpoint>,
     pub(crate) new_destination: Option<Endpoint>,
     pub(crate) neighbour: NeighbourSlot,
+    pub(crate) longest: u32,
+    pub(crate) takes_redirected: bool,
 }
 
 impl Egress {
@@ -76,6 +78,16 @@ impl Egress {
     /// Where to note that the next hop is in use.
     pub fn neighbour(&self) -> NeighbourSlot {
         self.neighbour
+    }
+
+    /// Longest IP packet in bytes that leaves by this route.
+    pub fn longest(&self) -> u32 {
+        self.longest
+    }
+
+    /// Drivers of other interfaces may hand frames to the egress.
+    pub fn takes_redirected(&self) -> bool {
+        self.takes_redirected
     }
 }
 

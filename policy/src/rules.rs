@@ -214,7 +214,7 @@ impl Ground<'_> {
                 Action::Opaque => return Answer::Unclear(Stop::Punt(PuntReason::OpaqueRule)),
             };
             let found = table.lookup(destination, |length, set| {
-                let found = self.sets.set(*set).iter().find(|candidate| candidate.suits(tos, query.iif))?;
+                let found = self.sets.set(set).iter().find(|candidate| candidate.suits(tos, query.iif))?;
                 Some((length, found.fate))
             });
             let Some((length, fate)) = found else { continue };

@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crate::config::{Route, RouteKind};
-use crate::fib::{self, Fib};
+use crate::fib::{self, Fib, Value};
 use crate::names::{Dscp, Family, Prefix, TableId};
 use crate::slots::Slots;
 
@@ -26,6 +26,16 @@ mod rtn {
 /// Number of a set of routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SetId(u32);
+
+impl Value for SetId {
+    fn number(self) -> u32 {
+        self.0
+    }
+
+    fn numbered(number: u32) -> Self {
+        SetId(number)
+    }
+}
 
 impl SetId {
     pub(crate) fn index(self) -> usize {
@@ -99,7 +109,7 @@ impl FamilyTables {
     /// What table `local` holds the IPv4 address for (`inet_addr_type`): a route type of `linux/rtnetlink.h`, unicast if nothing.
     pub(crate) fn address_type(&self, address: u128) -> u8 {
         let local = self.table(TableId::LOCAL).map(|table| &table.fib);
-        let first = local.and_then(|fib| fib.lookup(address, |_, set| self.set(*set).first()));
+        let first = local.and_then(|fib| fib.lookup(address, |_, set| self.set(set).first()));
         match first.map(|route| &route.kind) {
             Some(RouteKind::Local(_)) => rtn::LOCAL,
             Some(RouteKind::Broadcast(_)) => rtn::BROADCAST,

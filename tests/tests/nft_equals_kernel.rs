@@ -404,18 +404,18 @@ fn counts(net: &TwoWays) -> Counts {
     counted.collect()
 }
 
-/// Sends a frame and says what each rule has counted of it.
-fn sent(net: &TwoWays, wire: &mut Wire, frame: &[u8]) -> Counts {
-    let before = counts(net);
+/// Sends a frame and says what each rule has counted of it. `before` is what they have counted until now.
+fn sent(net: &TwoWays, wire: &mut Wire, frame: &[u8], before: &mut Counts) -> Counts {
     wire.send(frame);
     let passed = |now: &Counts| {
         let total = |counts: &Counts| -> u64 {
             let last = |(key, _): &(&(String, String, u64), &u64)| key.1 == "last";
             counts.iter().filter(last).map(|(_, count)| *count).sum()
         };
-        total(now) > total(&before)
+        total(now) > total(before)
     };
     let now = eventually(Duration::from_secs(2), || Some(counts(net)).filter(passed)).expect("the frame is forwarded");
+    let before = std::mem::replace(before, now.clone());
     now.into_iter().map(|(key, count)| (key.clone(), count - before[&key])).collect()
 }
 
@@ -476,9 +476,10 @@ impl Tally {
             let eth0 = links.iter().find(|link| link.name == "eth0").expect("eth0 is there").ifindex;
             (translate(mirror.view(), &[]).config, eth0)
         });
+        let mut before = counts(net);
         for (what, frame) in frames {
             let packet = Packet::parse(frame).unwrap_or_else(|stop| panic!("{what}: {stop}"));
-            let kernel = sent(net, wire, frame);
+            let kernel = sent(net, wire, frame, &mut before);
             for base in config.chains.iter().filter(|chain| chain.family == packet.family()) {
                 let table = base.name.split(' ').nth(1).expect("a family");
                 let Some(chain) = base.user.first() else { continue };
@@ -517,7 +518,7 @@ impl Tally {
 #[test]
 fn privileged_rules_count_what_they_count_in_the_kernel() {
     let net = TwoWays::new();
-    let mut wire = net.client.wire("eth0");
+    let mut wire = Wire::open(&net.client, "eth0");
     let hooks = ["prerouting", "forward", "postrouting"];
     let ruleset: String = rules(false).iter().map(|(family, rules)| table(family, &hooks, rules)).collect();
     let mut tally = Tally::default();
@@ -529,7 +530,7 @@ fn privileged_rules_count_what_they_count_in_the_kernel() {
 #[test]
 fn privileged_rules_change_what_they_change_in_the_kernel() {
     let net = TwoWays::new();
-    let mut wire = net.client.wire("eth0");
+    let mut wire = Wire::open(&net.client, "eth0");
     let frames = frames(net.router.mac("eth0"));
     let mut tally = Tally::default();
     for (family, rules) in rules(true) {

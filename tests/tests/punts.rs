@@ -29,8 +29,8 @@ impl Wires {
         // The far end must not answer what is only looked at.
         net.fast.run("iptables -A INPUT -p udp --dport 9 -j DROP; ip6tables -A INPUT -p udp --dport 9 -j DROP");
         Wires {
-            client: net.client.wire("eth0"),
-            server: net.fast.wire("eth0"),
+            client: Wire::open(&net.client, "eth0"),
+            server: Wire::open(&net.fast, "eth0"),
             macs: (net.client.mac("eth0"), net.router.mac("eth0")),
         }
     }

@@ -1,22 +1,25 @@
-//! What `benches/README.md` says is what was measured, and it is within the bounds.
+//! What the READMEs say is what was measured, and it is within the bounds.
 //!
-//! `SHUNT_WRITE_README=1 cargo test -p shunt-tests --test results` rewrites the table.
+//! `SHUNT_WRITE_README=1 cargo test -p shunt-tests --test results` rewrites the tables.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
+use shunt_control::bench::report::table::markdown;
 
-const OPEN: &str = "<!-- scale -->\n";
-const CLOSE: &str = "<!-- /scale -->";
 const ROUTE_CHANGES: [&str; 6] = ["ipv4_add", "ipv4_del", "ipv4_replace", "ipv6_add", "ipv6_del", "ipv6_replace"];
 
 fn benches(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../benches").join(file)
 }
 
-fn scale() -> Value {
-    let text = std::fs::read_to_string(benches("results/scale.json")).expect("make scale has written it");
+fn results(file: &str) -> Value {
+    let text = std::fs::read_to_string(benches("results").join(file)).expect("it was measured");
     serde_json::from_str(&text).expect("JSON")
+}
+
+fn scale() -> Value {
+    results("scale.json")
 }
 
 fn number(value: &Value) -> f64 {
@@ -70,18 +73,42 @@ fn table(scale: &Value) -> String {
     head + &rows.map(|(what, figure)| format!("| {what} | {figure} |\n")).concat()
 }
 
-#[test]
-fn the_table_says_what_was_measured() {
-    let path = benches("README.md");
+/// What stands between `<!-- name -->` and `<!-- /name -->` is `table`, or is made so.
+fn stands_in(readme: &str, name: &str, table: &str) {
+    let path = benches(readme);
     let text = std::fs::read_to_string(&path).expect("the README is there");
-    let (before, rest) = text.split_once(OPEN).expect("the table's begin");
-    let (old, after) = rest.split_once(CLOSE).expect("the table's end");
-    let table = table(&scale());
+    let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let (before, rest) = text.split_once(&open).expect("the table's begin");
+    let (old, after) = rest.split_once(&close).expect("the table's end");
     if std::env::var_os("SHUNT_WRITE_README").is_some() {
-        std::fs::write(&path, format!("{before}{OPEN}{table}{CLOSE}{after}")).expect("it can be written");
+        std::fs::write(&path, format!("{before}{open}{table}{close}{after}")).expect("it can be written");
         return;
     }
     assert_eq!(old, table, "rewrite it as the head of this file says");
+}
+
+#[test]
+fn the_table_of_scale_says_what_was_measured() {
+    stands_in("README.md", "scale", &table(&scale()));
+}
+
+#[test]
+fn the_table_of_the_bench_says_what_was_measured() {
+    stands_in("../README.md", "bench", &markdown(&results("bench.json")));
+}
+
+#[test]
+fn the_bench_was_whole() {
+    let bench = results("bench.json");
+    let names = |key: &str| -> Vec<String> {
+        let all = bench[key].as_array().expect("a list").iter();
+        all.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    let list = std::process::Command::new(shunt_tests::lab::shunt_binary()).args(["bench", "--list"]).output();
+    let list = String::from_utf8(list.expect("shunt runs").stdout).expect("text");
+    let known: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names("scenarios"), known, "skipped: {:?}", names("skipped"));
+    assert!(bench["settings"]["rounds"].as_u64() >= Some(5), "{}", bench["settings"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use shunt_tests::lab::Namespace;
-use shunt_tests::twin::{Body, Command, Packet, Twin, behind4, behind6};
+use shunt_tests::twin::{Body, Command, Packet, Replay, Twin, behind4, behind6};
 
 /// Rules of each dialect. Ports tell them apart: 9, 25, 53 and 80.
 const RULES: [&str; 16] = [
@@ -82,13 +82,23 @@ fn by_shunt(rules: &Value) -> (BTreeMap<String, (u64, u64)>, u64) {
 
 #[test]
 fn privileged_every_rule_has_counted_what_the_kernel_alone_would_count() {
-    let mut twin = Twin::new();
+    every_rule_has_counted(Replay::Off);
+}
+
+#[test]
+fn privileged_every_rule_has_counted_what_was_replayed() {
+    every_rule_has_counted(Replay::On);
+}
+
+fn every_rule_has_counted(replay: Replay) {
+    let mut twin = Twin::named("", replay);
     let commands: Vec<Command> = RULES.into_iter().map(Command::shell).collect();
     assert_eq!(twin.apply(&commands), "");
     // What was read first has its counters, too.
     assert!(twin.daemon().reload()["generation"].is_u64());
     for round in 1..=2 {
-        let outcomes = twin.exchange(&packets());
+        // Each twice: what was decided about the first is what becomes of the second.
+        let outcomes = twin.exchange(&[packets(), packets()].concat());
         assert!(outcomes.iter().all(|outcomes| outcomes.agree()), "{outcomes:02x?}");
         let expected = by_tools(twin.kernel());
         let (counted, workers) = by_shunt(&twin.daemon().rules());
@@ -103,4 +113,6 @@ fn privileged_every_rule_has_counted_what_the_kernel_alone_would_count() {
         assert_eq!(twin.apply(&[Command::shell("iptables-legacy -A FORWARD -p tcp --dport 1 -j DROP")]), "");
         twin.daemon().reload();
     }
+    let replayed = twin.daemon().status()["counters"]["replayed"].as_u64().expect("a number");
+    assert_eq!(replayed > 0, replay == Replay::On, "{replayed} replayed");
 }

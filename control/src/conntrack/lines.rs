@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rtrb::{Consumer, Producer, PushError};
-use shunt_dataplane::conn::exchange::{FromWorker, ToWorker};
+use shunt_dataplane::conn::exchange::{FromWorker, Given, ToWorker};
 use shunt_dataplane::worker::doorbell::Doorbell;
 
 /// How often a worker whose queue is full is rung and waited for, a millisecond each time, before what it should hear is lost.
@@ -15,13 +15,15 @@ const PATIENCE: u32 = 100;
 pub struct Line {
     pub to: Producer<ToWorker>,
     pub from: Consumer<FromWorker>,
+    /// How much of that the kernel has got, for the worker to see.
+    pub given: Given,
     /// Wakes the worker if it sleeps.
     pub doorbell: Box<dyn Fn() + Send>,
 }
 
 impl From<(shunt_dataplane::Line, Arc<Doorbell>)> for Line {
     fn from((line, doorbell): (shunt_dataplane::Line, Arc<Doorbell>)) -> Self {
-        Line { to: line.orders, from: line.reports, doorbell: Box::new(move || doorbell.ring()) }
+        Line { to: line.orders, from: line.reports, given: line.given, doorbell: Box::new(move || doorbell.ring()) }
     }
 }
 
@@ -30,6 +32,8 @@ pub(super) struct Lines(Vec<End>);
 
 struct End {
     line: Line,
+    /// How many messages have been heard.
+    heard: u64,
     /// It has been told something since the bell was last rung.
     silent: bool,
     /// Something could not be told: nothing more is until what is missing is told again.
@@ -38,7 +42,7 @@ struct End {
 
 impl Lines {
     pub fn new(lines: Vec<Line>) -> Self {
-        Lines(lines.into_iter().map(|line| End { line, silent: false, lost: false }).collect())
+        Lines(lines.into_iter().map(|line| End { line, heard: 0, silent: false, lost: false }).collect())
     }
 
     pub fn workers(&self) -> usize {
@@ -86,7 +90,18 @@ impl Lines {
 
     /// The next thing that a worker has said.
     pub fn heard(&mut self, worker: usize) -> Option<FromWorker> {
-        self.0.get_mut(worker)?.line.from.pop().ok()
+        let end = self.0.get_mut(worker)?;
+        let message = end.line.from.pop().ok()?;
+        end.heard += 1;
+        Some(message)
+    }
+
+    /// All that was heard has been dealt with: who waits for that goes on.
+    pub fn given(&mut self) {
+        for end in self.0.iter_mut().filter(|end| end.line.given.so_far() != end.heard) {
+            end.line.given.set(end.heard);
+            end.silent = true;
+        }
     }
 
     /// How many have no room to say more: they may have lost something.

@@ -79,17 +79,19 @@ impl Table {
     }
 
     pub fn ended(&mut self, gone: &Gone) {
+        // It was taken out when the kernel granted that, and another may be in its place already.
+        if gone.port != 0 && gone.port == self.own {
+            self.counts.own += 1;
+            return;
+        }
         let key = (gone.zone, gone.original);
         let Some(entry) = self.known.get(&key) else { return };
         // Of one before it with the same packets.
         if entry.reply != gone.reply {
             return;
         }
-        let own = gone.port != 0 && gone.port == self.own;
-        self.counts.own += u64::from(own);
         let run_out = gone.run_out && gone.port == 0 && entry.is_workers();
         if let Some(entry) = self.known.remove(&key)
-            && !own
             && !run_out
         {
             self.end_or_owe(key, entry);

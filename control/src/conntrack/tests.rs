@@ -2,7 +2,7 @@
 //! port and another source address, and in which something pinged.
 
 use rtrb::{Consumer, RingBuffer};
-use shunt_dataplane::conn::exchange::ToWorker;
+use shunt_dataplane::conn::exchange::{Given, ToWorker};
 use shunt_dataplane::conn::record::{Record, TcpRecord, TcpState};
 use shunt_policy::Mark;
 use shunt_policy::connection::{Endpoint, Tuple};
@@ -159,7 +159,7 @@ fn table(room: usize) -> (Table, Vec<Consumer<ToWorker>>) {
     let lines = (0..2).map(|_| {
         let (to, end) = RingBuffer::new(room);
         heard.push(end);
-        Line { to, from: RingBuffer::new(1).1, doorbell: Box::new(|| ()) }
+        Line { to, from: RingBuffer::new(1).1, given: Given::default(), doorbell: Box::new(|| ()) }
     });
     let lines = Lines::new(lines.collect());
     let mut table = Table::default();
@@ -222,14 +222,21 @@ fn what_runs_out_in_the_kernel_ends_only_if_it_was_the_kernels() {
     let messages = all(&mut heard);
     assert_eq!(messages.len(), 3, "{messages:?}");
     assert!(messages.contains(&ended(&kernels)));
-    // Deleted by somebody, that is another thing; unless it was us.
+    // Deleted by somebody, that is another thing.
     table.lives(told(workers), By::Event);
     table.ended(&gone(&workers, 4, true));
     assert_eq!(all(&mut heard).last(), Some(&ended(&workers)));
-    table.lives(told(workers), By::Event);
-    all(&mut heard);
-    table.ended(&gone(&workers, 77, false));
-    assert!(all(&mut heard).is_empty() && table.known.is_empty());
+}
+
+#[test]
+fn what_we_ended_does_not_end_what_came_after_it() {
+    let (mut table, mut heard) = table(16);
+    let record = udp(40000);
+    // The event comes when the kernel has been given another with the same packets.
+    table.exported(&record, true);
+    table.ended(&gone(&record, 77, false));
+    assert_eq!(all(&mut heard), [ToWorker::Exported { original: record.original }]);
+    assert!(table.known.contains_key(&(0, record.original)));
 }
 
 #[test]

@@ -198,6 +198,7 @@ impl Thread {
             }
         }
         self.export.flush(table, heard);
+        table.lines.given();
         busy
     }
 
@@ -206,6 +207,7 @@ impl Thread {
         for worker in 0..lines.workers() {
             while lines.heard(worker).is_some() {}
         }
+        lines.given();
     }
 
     fn follow_settings(&mut self) {

@@ -105,6 +105,9 @@ impl Changes {
     pub const ALL: Changes =
         Changes { links: true, neighbours: true, rules: true, routes: true, nexthops: true, netfilter: true };
 
+    pub const LINKS: Changes =
+        Changes { links: true, neighbours: false, rules: false, routes: false, nexthops: false, netfilter: false };
+
     fn any(self) -> bool {
         self != Changes::default()
     }

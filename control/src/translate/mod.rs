@@ -11,11 +11,12 @@ use shunt_policy::config::{
     Config, Guard, Hook, Hops, Link, LinkAddress, Match, NexthopObject, Origin, Route, RouteKind, RouteText, RpFilter,
     RuleAction, Source, Test, Transmit,
 };
-use shunt_policy::{Family, Ifindex, PortId, Prefix, PuntReason, TableId};
+use shunt_policy::{Family, Ifindex, Prefix, PuntReason, TableId};
 
 pub use netfilter::{Counters, RuleKey, Twins, keyed};
 
 use crate::mirror::{Changes, KernelAddress, KernelLink, KernelView, LinkSysctls};
+use crate::ports::Number;
 
 /// What the mirror means.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +94,7 @@ impl Part {
 }
 
 /// Translates, with `ports` being the interfaces that the workers own.
-pub fn translate(view: &KernelView, ports: &[(Ifindex, PortId)]) -> Translation {
+pub fn translate(view: &KernelView, ports: &[Number]) -> Translation {
     let mut translation = Translation::default();
     translation.update(view, ports, Changes::ALL);
     translation
@@ -101,7 +102,7 @@ pub fn translate(view: &KernelView, ports: &[(Ifindex, PortId)]) -> Translation 
 
 impl Translation {
     /// Follows the view, at the cost of what has changed in it.
-    pub fn update(&mut self, view: &KernelView, ports: &[(Ifindex, PortId)], changes: Changes) {
+    pub fn update(&mut self, view: &KernelView, ports: &[Number], changes: Changes) {
         let config = &mut self.config;
         if changes.links {
             let (links, report) = links(view, ports);
@@ -252,7 +253,7 @@ fn merged_tables(view: &KernelView) -> impl Iterator<Item = Guard> {
     })
 }
 
-fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item>) {
+fn links(view: &KernelView, ports: &[Number]) -> (Vec<Link>, Vec<Item>) {
     let (mut links, mut report) = (Vec::new(), Vec::new());
     if let Some(bytes) = view.sysctls.narrowest_path {
         let origin = Origin::new(Source::Sysctl, "net.ipv4.ip_forward_use_pmtu = 1");
@@ -291,6 +292,7 @@ fn links(view: &KernelView, ports: &[(Ifindex, PortId)]) -> (Vec<Link>, Vec<Item
             addresses,
             group: link.group,
             transmit,
+            takes_redirected: ports.iter().any(|port| port.ifindex == link.ifindex && port.takes_redirected),
         });
         if link.is_loopback() || link.is_own_tap() {
             continue;
@@ -339,12 +341,12 @@ fn addresses(view: &KernelView) -> HashMap<Ifindex, Vec<LinkAddress>> {
     addresses
 }
 
-fn transmit(link: &KernelLink, view: &KernelView, ports: &[(Ifindex, PortId)]) -> Transmit {
+fn transmit(link: &KernelLink, view: &KernelView, ports: &[Number]) -> Transmit {
     let qdiscs = view.qdiscs.get(&link.ifindex).copied().unwrap_or_default();
-    match ports.iter().find(|(ifindex, _)| *ifindex == link.ifindex) {
+    match ports.iter().find(|port| port.ifindex == link.ifindex) {
         // What AF_XDP sends passes no qdisc, and clsact has egress filters too.
         Some(_) if qdiscs.root || qdiscs.ingress => Transmit::Kernel(PuntReason::EgressQdisc),
-        Some((_, port)) => Transmit::Port(*port),
+        Some(number) => Transmit::Port(number.port),
         None => Transmit::Kernel(PuntReason::EgressNotTaken),
     }
 }

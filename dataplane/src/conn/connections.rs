@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use shunt_policy::connection::{Endpoint, Tuple};
+use shunt_policy::connection::Tuple;
 
-use super::entry::{Entry, Key};
-use super::exchange::FromWorker;
+use super::entry::{Entry, Key, NAT};
+use super::exchange::{FromWorker, Given};
+use super::exhausted::LastExhausted;
 use super::index::Reference;
 use super::place::Place;
 use super::random::Random;
@@ -15,6 +16,7 @@ use super::seen::Seen;
 use super::settings::Settings;
 use super::table::Table;
 use super::tracker::{Local, Tracker};
+use crate::replay::Replay;
 use crate::served::ServedByWorker;
 
 /// All connections of one worker. Memory is taken once, by [`Connections::new`]; nothing here allocates, waits or reads a clock.
@@ -25,6 +27,9 @@ pub struct Connections {
     pub(super) place: Place,
     pub(super) settings: Arc<Settings>,
     pub(super) reports: rtrb::Producer<FromWorker>,
+    /// Messages that went into that queue, and how many of them have come through.
+    pub(super) said: u64,
+    given: Given,
     served: Option<ServedByWorker>,
     pub(super) random: Random,
     pub(super) counts: Counts,
@@ -35,6 +40,10 @@ pub struct Connections {
     pub(super) most_early: u32,
     /// The packet at hand has met an entry that had expired, and of which the kernel still has a copy.
     pub(super) left_copy: bool,
+    /// A connection with another tuple of its answers than its own has been entered: the kernel may want one that is taken.
+    pub(super) has_translated: bool,
+    /// By which XDP programs forward packets of connections.
+    pub(super) replay: Option<Replay>,
 }
 
 /// What has happened since the table was made. Written by the worker alone.
@@ -59,8 +68,8 @@ pub struct Counts {
     pub contradictions: u64,
     /// Not begun, since the tuple of its answers was taken.
     pub exhausted: u64,
-    /// The last destination towards which every tuple was taken.
-    pub exhausted_towards: Option<Endpoint>,
+    /// Towards which destinations.
+    pub exhausted_towards: LastExhausted,
     /// Reports that the queue had no room for; all but ends are tried again.
     pub report_overflow: u64,
 }
@@ -100,6 +109,14 @@ impl Counts {
     }
 }
 
+/// A packet whose connection is being looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought {
+    pub seen: Seen,
+    /// Of the tuple that is [wanted](Seen::wanted).
+    pub(super) hash: u32,
+}
+
 /// Why an entry goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -126,6 +143,8 @@ impl Connections {
             place,
             settings,
             reports,
+            said: 0,
+            given: Given::default(),
             served: None,
             random,
             counts: Counts::default(),
@@ -133,6 +152,8 @@ impl Connections {
             early: (0, 0),
             most_early: EARLY,
             left_copy: false,
+            has_translated: false,
+            replay: None,
         }
     }
 
@@ -141,15 +162,49 @@ impl Connections {
         Connections { served: Some(served), ..self }
     }
 
-    /// What is told from now on goes there.
-    pub fn report_to(&mut self, reports: rtrb::Producer<FromWorker>) {
-        self.reports = reports;
+    /// Learns there how much of what it tells has come through; without it, nothing ever does.
+    pub fn following(self, given: Given) -> Self {
+        Connections { given, ..self }
+    }
+
+    /// What is told from now on goes there; `given` says how much of it has come through.
+    pub fn report_to(&mut self, reports: rtrb::Producer<FromWorker>, given: Given) {
+        (self.reports, self.said, self.given) = (reports, 0, given);
+    }
+
+    /// How much has been told by now.
+    pub fn said(&self) -> u64 {
+        self.said
+    }
+
+    /// Whether the kernel knows all that had been told when [`said`](Self::said) was this.
+    pub fn is_given(&self, said: u64) -> bool {
+        self.given.so_far() >= said
+    }
+
+    /// Begins to look for the packet's connection, without waiting for what it takes from memory. Of a burst, seek all, then
+    /// [`approach`](Self::approach) all, then decide about each: so they wait together, and not one after the other.
+    pub fn seek(&self, seen: Seen) -> Sought {
+        let hash = seen.wanted().map_or(0, |tuple| self.table.hash(&Key::from(&tuple)));
+        self.table.prefetch_slot(hash);
+        Sought { seen, hash }
+    }
+
+    /// The second step.
+    pub fn approach(&self, sought: &Sought) {
+        self.table.prefetch_entry(sought.hash);
     }
 
     /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`], [`Tracker::delivered`] or [`Tracker::punted`];
     /// letting it go does nothing.
     pub fn tracker(&mut self, seen: Seen, local: Local, now: u64) -> Tracker<'_> {
-        Tracker::new(self, seen, local, now)
+        let sought = self.seek(seen);
+        self.tracker_of(sought, local, now)
+    }
+
+    /// The same for one that was sought before.
+    pub fn tracker_of(&mut self, sought: Sought, local: Local, now: u64) -> Tracker<'_> {
+        Tracker::new(self, sought, local, now)
     }
 
     /// Looks at so many entries and removes those that have expired. They are not found anyhow; this makes room, and tells the kernel.
@@ -158,13 +213,14 @@ impl Connections {
         for _ in 0..slots.min(used as usize) {
             self.swept = if self.swept + 1 < used { self.swept + 1 } else { 0 };
             let entry = self.table.entry(self.swept);
-            if entry.is(Entry::LIVE) && entry.expires <= now {
+            if entry.is(Entry::LIVE) && entry.expires <= now && !self.lives_on(self.swept, now) {
+                let entry = self.table.entry(self.swept);
                 // What the kernel has to hear can wait here for room in the queue.
                 if entry.is(Entry::KNOWN) && self.reports.is_full() {
                     self.counts.report_overflow += 1;
                     continue;
                 }
-                self.end(self.swept, End::Expired);
+                self.end(self.swept, End::Expired, now);
             }
         }
     }
@@ -194,13 +250,18 @@ impl Connections {
 
     /// The entry with this tuple, if it has not expired.
     pub(super) fn find(&mut self, tuple: &Tuple, now: u64) -> Option<Reference> {
-        let found = self.table.find(&Key::from(tuple))?;
-        if self.table.entry(found.number).expires > now {
+        let key = Key::from(tuple);
+        self.find_hashed(&key, self.table.hash(&key), now)
+    }
+
+    pub(super) fn find_hashed(&mut self, key: &Key, hash: u32, now: u64) -> Option<Reference> {
+        let found = self.table.find(key, hash)?;
+        if self.lives_on(found.number, now) {
             return Some(found);
         }
         // `nf_ct_gc_expired`
         self.left_copy |= self.table.entry(found.number).is(Entry::KNOWN);
-        self.end(found.number, End::Expired);
+        self.end(found.number, End::Expired, now);
         None
     }
 
@@ -213,9 +274,10 @@ impl Connections {
                 return None;
             };
             let why = if self.table.entry(other).expires <= now { End::Expired } else { End::Evicted };
-            self.end(other, why);
+            self.end(other, why, now);
         }
         let number = self.table.insert(entry)?;
+        self.has_translated |= entry.status & NAT != 0;
         if let Some(served) = &mut self.served {
             entry.served().into_iter().flatten().for_each(|tuple| served.add(&tuple));
         }
@@ -223,7 +285,10 @@ impl Connections {
     }
 
     /// Removes an entry and tells the kernel, if it knows of it.
-    pub(super) fn end(&mut self, number: u32, why: End) {
+    pub(super) fn end(&mut self, number: u32, why: End, now: u64) {
+        if let Some(replay) = &mut self.replay {
+            replay.end(number, now);
+        }
         let entry = self.table.entry(number);
         if entry.is(Entry::KNOWN) && why != End::Told {
             let ended = FromWorker::Ended { original: entry.tuple(false), reply: entry.tuple(true) };

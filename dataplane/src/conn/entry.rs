@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use shunt_policy::Ifindex;
 use shunt_policy::connection::{Connection, Endpoint, Tuple};
 
-use super::record::{Record, TcpRecord};
+use super::record::Record;
 use super::seen::{Kind, Segment};
 use super::settings::Settings;
 use super::tcp::Tcp;
@@ -31,7 +31,8 @@ pub(super) struct Entry {
     pub(super) flags: u8,
     pub(super) status: u16,
     pub(super) mark: u32,
-    /// While the kernel does not know it: when it began, in ms, wrapping. Then: when the kernel's copy ends, in s. Both monotonic.
+    /// While the kernel does not know it: when it began, in ms, wrapping. Then: when the kernel's copy ends, in s; 0 until we have told
+    /// the kernel anything of what was its own. Both monotonic.
     pub(super) clock: u32,
     /// Interface behind which it is masqueraded, or 0 (`masq_index`).
     pub(super) masquerade: u32,
@@ -52,9 +53,10 @@ impl Entry {
     pub(super) const CHANGED: u8 = 1 << 4;
     /// It stands in the list of its source.
     pub(super) const BY_SOURCE: u8 = 1 << 5;
-
-    /// The kernel has said that it has the copy.
+    /// The kernel has said that it has the copy, as it was told last, or by itself.
     pub(super) const HELD: u8 = 1 << 6;
+    /// The kernel's for good: it gets all packets of one direction anyhow, or of some we cannot know whether they are tracked.
+    pub(super) const LEFT: u8 = 1 << 7;
 
     pub(super) const FREE: Entry = Entry {
         expires: 0,
@@ -94,6 +96,11 @@ impl Entry {
         self.flags & flag != 0
     }
 
+    /// Ours, but the kernel has kept its copy by itself so far, and that is exact.
+    pub(super) fn is_untold(&self) -> bool {
+        self.is(Entry::KNOWN) && self.is(Entry::HELD) && self.clock == 0
+    }
+
     pub(super) fn ends(&self, reply: bool) -> &Ends {
         if reply { &self.reply } else { &self.original }
     }
@@ -115,7 +122,7 @@ impl Entry {
     /// With the time that is left as its time-out, in whole seconds, rounded up.
     pub(super) fn record(&self, now: u64) -> Record {
         let tcp = match &self.progress {
-            Progress::Tcp(tcp) => Some(TcpRecord { state: tcp.state, scale: tcp.scale, flags: tcp.flags }),
+            Progress::Tcp(tcp) => Some(tcp.record()),
             _ => None,
         };
         let timeout = self.expires.saturating_sub(now).div_ceil(timeouts::SECOND);
@@ -166,6 +173,14 @@ pub(super) struct About<'a> {
     /// Monotonic, ns.
     pub(super) now: u64,
     pub(super) settings: &'a Settings,
+}
+
+impl<'a> About<'a> {
+    /// Of an entry that has not expired.
+    pub(super) fn of(entry: &Entry, reply: bool, now: u64, settings: &'a Settings) -> Self {
+        let left = (entry.expires - now) / timeouts::SECOND;
+        About { protocol: entry.protocol, reply, status: entry.status, left, now, settings }
+    }
 }
 
 impl Progress {

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam::utils::CachePadded;
 use shunt_policy::Ifindex;
 use shunt_policy::connection::Tuple;
 
@@ -33,6 +35,21 @@ pub enum ToWorker {
         oif: Ifindex,
         address: Option<IpAddr>,
     },
+}
+
+/// How many of a worker's messages have reached the kernel, or never will. Written by the control side when the kernel has answered, read
+/// by the worker while packets wait for that; what was written to the kernel before is seen after (release, acquire).
+#[derive(Clone, Debug, Default)]
+pub struct Given(Arc<CachePadded<AtomicU64>>);
+
+impl Given {
+    pub fn set(&self, messages: u64) {
+        self.0.store(messages, Ordering::Release);
+    }
+
+    pub fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// From a worker, for the kernel's table.

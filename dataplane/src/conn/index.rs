@@ -1,6 +1,8 @@
 //! From a hash to an entry: open addressing with linear probing. A slot has the whole hash beside the entry's number, so that a miss
 //! hardly ever touches an entry, and deletion moves slots back without asking one.
 
+use crate::xsk::{filled, prefetch};
+
 /// An entry, by one of its tuples.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Reference {
@@ -18,7 +20,7 @@ impl Index {
     pub(super) const SLOTS: usize = 3;
 
     pub(super) fn new(connections: usize) -> Self {
-        Index { slots: vec![0; connections * Self::SLOTS + 1].into_boxed_slice() }
+        Index { slots: filled(0, connections * Self::SLOTS + 1) }
     }
 
     pub(super) fn find(&self, hash: u32, mut is: impl FnMut(Reference) -> bool) -> Option<Reference> {
@@ -33,6 +35,11 @@ impl Index {
             }
             place = self.after(place);
         }
+    }
+
+    /// Begins to fetch the slot where the search for this hash begins.
+    pub(super) fn prefetch(&self, hash: u32) {
+        prefetch(&self.slots[self.home(hash)]);
     }
 
     pub(super) fn insert(&mut self, hash: u32, to: Reference) {

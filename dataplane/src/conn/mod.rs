@@ -6,11 +6,13 @@
 mod connections;
 mod entry;
 pub mod exchange;
+mod exhausted;
 mod index;
 mod nat;
 mod place;
 mod random;
 pub mod record;
+mod replayed;
 mod reports;
 pub mod seen;
 pub mod settings;
@@ -23,8 +25,9 @@ mod tests;
 mod timeouts;
 mod tracker;
 
-pub use connections::{Connections, Counts};
-pub use nat::Inner;
+pub use connections::{Connections, Counts, Sought};
+pub use exhausted::{Exhausted, LAST, LastExhausted};
 pub use place::Place;
+pub use replayed::Steady;
 pub use settle::Punted;
 pub use tracker::{Local, Tracker};

@@ -3,8 +3,9 @@
 use shunt_policy::connection::Connection;
 
 use super::connections::Connections;
-use super::entry::{Entry, NAT};
+use super::entry::{Entry, NAT, Progress};
 use super::exchange::FromWorker;
+use super::record::TcpState;
 use super::timeouts::{milliseconds, seconds};
 
 /// Seconds by which the kernel's copy outlives ours at least.
@@ -37,13 +38,14 @@ impl Connections {
         }
         let entry = self.table.entry_mut(number);
         entry.flags |= Entry::KNOWN;
-        entry.flags &= !Entry::CHANGED;
+        entry.flags &= !(Entry::CHANGED | Entry::HELD);
         entry.clock = seconds(now).saturating_add(record.timeout);
     }
 
-    /// Whether one more of those that are not due yet can be told of in this second.
+    /// Whether one more of those that have news, but are not due yet, can be told of in this second.
     fn has_budget(&mut self, number: u32, now: u64) -> bool {
-        if self.table.entry(number).is(Entry::KNOWN) {
+        let entry = self.table.entry(number);
+        if entry.is(Entry::KNOWN) && !entry.is(Entry::CHANGED) {
             return false;
         }
         if self.early.0 != seconds(now) {
@@ -56,6 +58,7 @@ impl Connections {
     /// False if there is no room.
     pub(super) fn tell_kernel(&mut self, report: FromWorker) -> bool {
         let told = self.reports.push(report).is_ok();
+        self.said += u64::from(told);
         self.counts.report_overflow += u64::from(!told);
         told
     }
@@ -64,9 +67,17 @@ impl Connections {
 fn is_due(entry: &Entry, now: u64) -> bool {
     if entry.is(Entry::KNOWN) {
         // Of a time-out that stays the same, this is after half of it.
-        return entry.is(Entry::CHANGED) || seconds(entry.expires).saturating_add(SPARE) >= entry.clock;
+        return entry.is(Entry::CHANGED) && !is_passing(entry)
+            || seconds(entry.expires).saturating_add(SPARE) >= entry.clock;
     }
     let is_worth_it = entry.status & Connection::ASSURED != 0
-        || entry.status & NAT != 0 && entry.status & Connection::SEEN_REPLY != 0;
+        || entry.status & NAT != 0 && entry.status & Connection::SEEN_REPLY != 0 && !is_passing(entry);
     is_worth_it || milliseconds(now).wrapping_sub(entry.clock) >= YOUNG
+}
+
+/// What TCP is in for a moment, as a rule: a handshake, and a farewell before its end. Of ten thousand short connections a second each is
+/// worth two messages, not six.
+fn is_passing(entry: &Entry) -> bool {
+    use TcpState::{CloseWait, FinWait, LastAck, SynRecv, SynSent, SynSent2};
+    matches!(&entry.progress, Progress::Tcp(tcp) if matches!(tcp.state, SynSent | SynSent2 | SynRecv | FinWait | CloseWait | LastAck))
 }

@@ -8,6 +8,17 @@ pub struct Seen {
     pub kind: Kind,
 }
 
+impl Seen {
+    /// The tuple that the connection has to have to which the packet belongs; `None` if it belongs to none.
+    pub fn wanted(&self) -> Option<Tuple> {
+        match self.kind {
+            Kind::Untracked | Kind::Malformed => None,
+            Kind::IcmpError { about, .. } => about.inverse(),
+            _ => Some(self.tuple),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Tcp(Segment),
@@ -19,9 +30,10 @@ pub enum Kind {
     /// A query or an answer (echo, timestamp, ...), or what begins no connection (`nf_conntrack_invert_icmp_tuple`).
     Icmp,
     /// An ICMP error about a packet with this tuple, as it is quoted: of the packet that the sender of the error has seen. `tuple` is that of
-    /// the outer packet.
+    /// the outer packet. `sound` if its checksum is right, which is looked at even if nobody asks for it (`nf_nat_icmp_reply_translation`).
     IcmpError {
         about: Tuple,
+        sound: bool,
     },
     /// A checksum, a length or a combination of flags is wrong (`tcp_error`, `udp_error`, `nf_conntrack_icmpv4_error`): of no connection.
     Malformed,

@@ -2,8 +2,10 @@
 
 use shunt_policy::connection::Tuple;
 
-use super::entry::{Entry, Key, NAT, NONE};
+use super::entry::{Entry, Key, NAT, NONE, Progress};
 use super::index::{Index, Reference, scale};
+use super::record::TcpState;
+use crate::xsk::{filled, prefetch};
 
 pub(super) struct Table {
     entries: Box<[Entry]>,
@@ -28,9 +30,9 @@ impl Table {
         // The number and the direction share 32 bits of a slot.
         let capacity = capacity.clamp(1, 1 << 30);
         Table {
-            entries: vec![Entry::FREE; capacity].into_boxed_slice(),
+            entries: filled(Entry::FREE, capacity),
             index: Index::new(capacity),
-            by_source: vec![NONE; capacity].into_boxed_slice(),
+            by_source: filled(NONE, capacity),
             free: NONE,
             unused: 0,
             live: 0,
@@ -69,12 +71,20 @@ impl Table {
         key.hash(self.seed)
     }
 
-    /// Expired ones, too.
-    pub(super) fn find(&self, key: &Key) -> Option<Reference> {
-        self.find_hashed(key, self.hash(key))
+    /// Begins to fetch where the search for this hash begins.
+    pub(super) fn prefetch_slot(&self, hash: u32) {
+        self.index.prefetch(hash);
     }
 
-    pub(super) fn find_hashed(&self, key: &Key, hash: u32) -> Option<Reference> {
+    /// Begins to fetch the entry to which this hash leads, most likely.
+    pub(super) fn prefetch_entry(&self, hash: u32) {
+        if let Some(found) = self.index.find(hash, |_| true) {
+            prefetch(self.entry(found.number));
+        }
+    }
+
+    /// Expired ones, too. `hash` is that of the key.
+    pub(super) fn find(&self, key: &Key, hash: u32) -> Option<Reference> {
         self.index.find(hash, |Reference { number, reply }| key.is_of(&self.entries[number as usize], reply))
     }
 
@@ -108,13 +118,15 @@ impl Table {
         self.free = number;
     }
 
-    /// The entry that a new connection with this hash may push out (`early_drop`): one of the kernel's, else one that is not assured;
-    /// an expired one before any.
+    /// The entry that a new connection with this hash may push out: one of the kernel's, else one that is not assured (`early_drop`); an
+    /// expired one before any. Last one of TCP that is closing, which the kernel's collector ends in a table that was found full
+    /// (`gc_worker_can_early_drop`): it drops new connections until it comes round.
     pub(super) fn evictable(&self, hash: u32, now: u64) -> Option<u32> {
         let rank = |entry: &Entry| match entry {
             _ if entry.expires <= now => Some(0),
             _ if entry.is(Entry::KERNELS) => Some(1),
             _ if entry.status & shunt_policy::connection::Connection::ASSURED == 0 => Some(2),
+            _ if is_closing(entry) => Some(3),
             _ => None,
         };
         let near = self.index.near(hash, EVICTION_SLOTS).take(EVICTION_RANGE);
@@ -179,6 +191,11 @@ impl Table {
             }
         }
     }
+}
+
+/// `tcp_can_early_drop`
+fn is_closing(entry: &Entry) -> bool {
+    matches!(&entry.progress, Progress::Tcp(tcp) if (TcpState::FinWait..=TcpState::Close).contains(&tcp.state))
 }
 
 /// To what the source was mapped.

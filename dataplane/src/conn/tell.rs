@@ -9,6 +9,7 @@ use super::connections::{Connections, End};
 use super::entry::{Entry, NAT, Progress};
 use super::exchange::ToWorker;
 use super::record::{Record, TcpRecord, TcpState};
+use super::settle::LEFT;
 use super::tcp::Tcp;
 use super::timeouts::{self, TCP, UDP, milliseconds, seconds};
 
@@ -18,8 +19,19 @@ impl Connections {
             ToWorker::Kernel { record, whole } => self.hear(&record, whole && !record.kernels, now),
             ToWorker::Ended { original, reply } => self.hear_of_end(&original, &reply, now),
             ToWorker::Exported { original } => self.hear_of_copy(&original, now),
-            ToWorker::Settings(settings) => self.settings = settings,
-            ToWorker::Unmasquerade { oif, address } => self.unmasquerade(oif, address),
+            ToWorker::Settings(settings) => {
+                self.settings = settings;
+                self.stop_all_replay(now);
+            }
+            ToWorker::Unmasquerade { oif, address } => self.unmasquerade(oif, address, now),
+        }
+    }
+
+    /// From a worker that is no more: what the kernel has of it may be less, or nothing.
+    pub fn inherit(&mut self, record: &Record, now: u64) {
+        self.hear(record, !record.kernels, now);
+        if let Some(found) = self.find(&record.original, now) {
+            self.table.entry_mut(found.number).flags &= !Entry::HELD;
         }
     }
 
@@ -30,22 +42,24 @@ impl Connections {
             return;
         }
         // Packets of one direction would come to another worker.
-        let whole = whole && owned == [true; 2];
+        let mut whole = whole && owned == [true; 2];
+        let mut left = 0;
+        let mut looked_on = None;
         if let Some(found) = self.find(original, now) {
             let entry = self.table.entry(found.number);
             let same = !found.reply && entry.tuple(true) == *reply;
+            left = entry.flags & Entry::LEFT;
+            whole &= left == 0;
             match (entry.is(Entry::KERNELS), same) {
                 (true, true) if !whole => {
-                    self.table.entry_mut(found.number).expires = timeouts::after(now, record.timeout);
+                    self.table.entry_mut(found.number).expires = timeouts::after(now, record.timeout.max(LEFT));
                     return;
                 }
-                (true, _) => self.table.remove(found.number),
-                (false, true) => {
-                    if whole {
-                        self.catch_up(found.number, record, now);
-                    }
-                    return;
+                (true, _) => {
+                    looked_on = Some(entry.progress);
+                    self.table.remove(found.number);
                 }
+                (false, true) => return self.catch_up(found.number, record, whole, now),
                 (false, false) => {
                     self.counts.contradictions += 1;
                     return;
@@ -59,20 +73,36 @@ impl Connections {
             }
             self.table.remove(found.number);
         }
-        if self.enter(from_record(record, whole, now), now).is_some() {
+        let mut entry = from_record(record, whole, now);
+        entry.flags |= left;
+        // Its windows, if no packet of it has gone by the kernel alone; since when it streams.
+        match (looked_on, &entry.progress) {
+            (Some(Progress::Tcp(seen)), Progress::Tcp(told)) if told.state != seen.state => {}
+            (Some(progress @ (Progress::Tcp(_) | Progress::Udp { .. })), _) => entry.progress = progress,
+            (Some(Progress::Plain) | None, _) => {}
+        }
+        if self.enter(entry, now).is_some() {
             *if whole { &mut self.counts.imported } else { &mut self.counts.kernels } += 1;
         }
     }
 
-    /// Ours, and the kernel's copy of it: whatever is further on counts. Before we have told the kernel of it, what it says may still be of
+    /// Ours, and the kernel's copy of it: whatever is further on counts, but for a TCP state that its copy, which knows no windows, may have
+    /// come to by what did not fit. Before we have told the kernel of it, what it says may still be of
     /// an earlier connection with these tuples.
-    fn catch_up(&mut self, number: u32, record: &Record, now: u64) {
-        let entry = self.table.entry_mut(number);
-        if !entry.is(Entry::KNOWN) {
+    fn catch_up(&mut self, number: u32, record: &Record, whole: bool, now: u64) {
+        if !self.table.entry(number).is(Entry::KNOWN) {
             return;
         }
+        let windows = self.look_at_windows(number);
+        let entry = self.table.entry_mut(number);
+        let state = |entry: &Entry| match &entry.progress {
+            Progress::Tcp(tcp) => Some(tcp.state),
+            _ => None,
+        };
+        let before = (entry.status, entry.mark, state(entry));
         entry.status |= record.status as u16 & (Connection::SEEN_REPLY | Connection::ASSURED);
         if let (Progress::Tcp(tcp), Some(theirs)) = (&mut entry.progress, &record.tcp)
+            && whole
             && rank(theirs.state) > rank(tcp.state)
         {
             tcp.state = theirs.state;
@@ -81,7 +111,15 @@ impl Connections {
         if !entry.is(Entry::CHANGED) {
             entry.mark = record.mark.0;
         }
-        entry.clock = seconds(now).saturating_add(record.timeout);
+        if entry.clock != 0 {
+            entry.clock = seconds(now).saturating_add(record.timeout);
+        }
+        if (entry.status, entry.mark, state(entry)) != before {
+            self.stop_replay(number, now);
+            if let Some(windows) = windows {
+                self.return_windows(number, &windows, now);
+            }
+        }
     }
 
     fn hear_of_copy(&mut self, original: &Tuple, now: u64) {
@@ -97,18 +135,18 @@ impl Connections {
         let Some(found) = self.find(original, now) else { return };
         let entry = self.table.entry(found.number);
         if !found.reply && entry.tuple(true) == *reply && entry.is(Entry::KERNELS | Entry::KNOWN) {
-            self.end(found.number, End::Told);
+            self.end(found.number, End::Told, now);
         }
     }
 
     /// As rare as an address that goes: the whole table is walked at once.
-    fn unmasquerade(&mut self, oif: Ifindex, address: Option<IpAddr>) {
+    fn unmasquerade(&mut self, oif: Ifindex, address: Option<IpAddr>, now: u64) {
         for number in 0..self.table.used() {
             let entry = self.table.entry(number);
             let is_behind = entry.is(Entry::LIVE) && entry.masquerade == oif.0 && oif.0 != 0;
             // `inet_cmp`: the answers go to that address.
             if is_behind && address.is_none_or(|address| entry.tuple(true).destination.address == address) {
-                self.end(number, End::Killed);
+                self.end(number, End::Killed, now);
             }
         }
     }
@@ -124,7 +162,9 @@ fn from_record(record: &Record, whole: bool, now: u64) -> Entry {
         ..Entry::new(&record.original, &record.reply)
     };
     if !whole {
-        return Entry { flags: entry.flags | Entry::KERNELS, status: status | translated(record), ..entry };
+        // What it forwards prolongs it, and is not told.
+        let expires = timeouts::after(now, record.timeout.max(LEFT));
+        return Entry { flags: entry.flags | Entry::KERNELS, status: status | translated(record), expires, ..entry };
     }
     let progress = match (record.original.protocol, &record.tcp) {
         (TCP, Some(tcp)) => Progress::Tcp(Tcp::from_record(tcp)),
@@ -137,8 +177,9 @@ fn from_record(record: &Record, whole: bool, now: u64) -> Entry {
         _ => Progress::Plain,
     };
     Entry {
+        // Its copy checks windows that it will not see move: with the first packet that it does not see it is told that there are none.
         flags: entry.flags | Entry::KNOWN | Entry::HELD,
-        clock: seconds(now).saturating_add(record.timeout),
+        clock: 0,
         status: status | translated(record),
         progress,
         ..entry

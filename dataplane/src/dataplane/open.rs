@@ -9,13 +9,14 @@ use std::sync::atomic::AtomicBool;
 use shunt_policy::config::Conntrack;
 use shunt_policy::{Mac, Policy};
 
-use super::{Crew, Dataplane, Options, PortSpec, Taken, XdpMode, ZeroCopy};
+use super::{Crew, Dataplane, Options, PortSpec, ReplayMode, Taken, XdpMode, ZeroCopy};
 use crate::error::OpenError;
+use crate::replay::Flows;
 use crate::served::Served;
 use crate::worker::crew::{Assembled, assemble};
 use crate::worker::tracked::Tables;
 use crate::worker::{Queue, thread};
-use crate::xsk::{BindMode, CHUNK, Depot, Program, Sockets, Tap, Taps, XskPort};
+use crate::xsk::{BindMode, CHUNK, Depot, Program, ReplayMaps, Sockets, Tap, Taps, XskPort};
 
 /// See [`Dataplane::open`].
 pub(super) fn open(
@@ -30,9 +31,15 @@ pub(super) fn open(
         Some(tables) => tables.served().clone(),
         None => Served::create().map_err(unserved)?,
     };
+    let flows = flows(options, &policy)?;
+    let maps = flows.maps().map(|_| replay_maps(&flows, ports)).transpose()?;
     let mut taken = Vec::with_capacity(ports.len());
     for spec in ports {
-        taken.push(take(spec, &served)?);
+        taken.push(take(spec, &served, maps.as_ref())?);
+        if let Some(maps) = &maps {
+            let led = maps.lead_to(spec.id, spec.ifindex);
+            led.map_err(|source| OpenError::Program { interface: spec.name.clone(), source })?;
+        }
     }
     let taps = taps(ports)?;
     let Opened { sockets, depot, queues: opened } = sockets(options, ports, workers)?;
@@ -46,11 +53,11 @@ pub(super) fn open(
         }
     }
     let queues = taken.iter().zip(opened).flat_map(|(taken, sockets)| queues_of(&taken.spec, sockets)).collect();
-    let mut tables = match before.take() {
-        Some(tables) if tables.fit(workers) => tables,
+    let (tables, lines) = match before.take() {
+        Some(tables) if tables.fit(workers) => tables.relined(),
         before => Tables::new(workers, &options.tables, served.clone(), before),
     };
-    let lines = tables.lines();
+    let tables = tables.replaying(&flows);
     let assembled = assemble(tables, queues, policy, &depot, &taps).map_err(|source| OpenError::Worker { source })?;
     let Assembled { workers, publisher, counters, doorbells, samples } = assembled;
     let stop = Arc::new(AtomicBool::new(false));
@@ -64,6 +71,8 @@ pub(super) fn open(
         samples,
         local: HashSet::new(),
         served,
+        flows,
+        replay: options.replay,
         lines,
         nat: None,
         taps,
@@ -130,8 +139,25 @@ fn unserved(source: io::Error) -> OpenError {
     }
 }
 
+/// The memory of known flows; shared with the programs if they are to forward.
+fn flows(options: &Options, policy: &Policy) -> Result<Flows, OpenError> {
+    // The order in which the program reads is that of this processor (replay.h).
+    if options.replay == ReplayMode::Off || cfg!(not(target_arch = "x86_64")) {
+        return Ok(Flows::plain(options.tables.capacity));
+    }
+    let flows =
+        Flows::create(options.tables.capacity).map_err(|source| OpenError::Memory { bytes: Flows::BYTES, source })?;
+    flows.set_generation(policy.generation());
+    Ok(flows)
+}
+
+fn replay_maps(flows: &Flows, ports: &[PortSpec]) -> Result<ReplayMaps, OpenError> {
+    let interface = ports.first().map_or("", |spec| &spec.name).to_owned();
+    ReplayMaps::create(flows.clone(), numbers(ports) as u32).map_err(|source| OpenError::Program { interface, source })
+}
+
 /// Loads the program of a port, if the interface is there and free.
-fn take(spec: &PortSpec, served: &Served) -> Result<Taken, OpenError> {
+fn take(spec: &PortSpec, served: &Served, replay: Option<&ReplayMaps>) -> Result<Taken, OpenError> {
     let interface = || spec.name.clone();
     match Program::present(spec.ifindex) {
         Ok(None) => {}
@@ -150,7 +176,7 @@ fn take(spec: &PortSpec, served: &Served) -> Result<Taken, OpenError> {
         _ => OpenError::Program { interface: spec.name.clone(), source },
     };
     let Some(map) = served.map() else { return Err(failed(io::Error::other("no map of served ports"))) };
-    let program = Program::load(queues(spec), map).map_err(failed)?;
+    let program = Program::load(queues(spec), map, replay).map_err(failed)?;
     let taken = Taken {
         spec: spec.clone(),
         program,
@@ -159,6 +185,7 @@ fn take(spec: &PortSpec, served: &Served) -> Result<Taken, OpenError> {
         zero_copy: false,
         meters: Vec::new(),
         serving: true,
+        replays: false,
         conntrack: Conntrack::Off,
     };
     taken.program.configure(taken.config()).map_err(failed)?;

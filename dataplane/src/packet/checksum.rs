@@ -4,6 +4,7 @@
 ///
 /// Words are added as they lie in memory, four at a time: the sum is the same but for the order of its bytes (RFC
 /// 1071, 2 B).
+#[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
     let mut total = 0u64;
     let (words, rest) = bytes.as_chunks::<4>();

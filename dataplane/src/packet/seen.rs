@@ -73,11 +73,15 @@ impl Packet {
 
     /// `nf_conntrack_icmpv4_error`
     fn icmp(&self, payload: &[u8], checksum: bool) -> Option<Kind> {
-        if checksum && checksum::fold(checksum::sum(payload)) != 0xffff {
+        let sound = || checksum::fold(checksum::sum(payload)) == 0xffff;
+        if checksum && !sound() {
             return None;
         }
         match payload.first()? {
-            3 | 4 | 5 | 11 | 12 => Some(Kind::IcmpError { about: quoted4(payload.get(ICMP_HEADER..)?)? }),
+            3 | 4 | 5 | 11 | 12 => {
+                let about = quoted4(payload.get(ICMP_HEADER..)?)?;
+                Some(Kind::IcmpError { about, sound: checksum || sound() })
+            }
             ..=LAST_ICMP_TYPE => Some(Kind::Icmp),
             _ => None,
         }
@@ -89,7 +93,10 @@ impl Packet {
             return None;
         }
         match payload.first()? {
-            ..128 => Some(Kind::IcmpError { about: quoted6(payload.get(ICMP_HEADER..)?)? }),
+            ..128 => {
+                let about = quoted6(payload.get(ICMP_HEADER..)?)?;
+                Some(Kind::IcmpError { about, sound: checksum || self.sums_up(payload) })
+            }
             // Listener queries, reports, done; router and neighbour solicitations and advertisements; listener reports of version 2.
             130..=136 | 143 => Some(Kind::Untracked),
             _ => Some(Kind::Icmp),

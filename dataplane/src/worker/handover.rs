@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
-use shunt_policy::{Ifindex, PortId};
+use shunt_policy::connection::Tuple;
+use shunt_policy::{Ifindex, PortId, PuntReason};
 
 use super::doorbell::Doorbell;
 use crate::xsk::Frame;
@@ -26,6 +27,8 @@ pub enum Task {
     Send(PortId),
     /// It came by this port, and its connection is the other worker's.
     Decide { ingress: PortId, iif: Ifindex },
+    /// It came by this port and is to be punted for this reason: a connection begins in the kernel that the other worker sees answered so.
+    Leave { ingress: PortId, reason: PuntReason, reply: Tuple },
 }
 
 /// One worker's ends of the rings to and from all others.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use shunt_policy::connection::Tuple;
 use shunt_policy::{PortId, PuntReason};
 
 use super::tracked::Tracked;
@@ -14,16 +13,13 @@ const ROOM: usize = 256;
 /// ns; then the kernel gets them, whatever it knows. What it is told reaches it in a few milliseconds.
 const LONGEST: u64 = 50_000_000;
 
-/// ns; until then it has forgotten.
-const FORGETTING: u64 = 20_000_000;
-
 /// A packet that waits.
 pub(super) struct Parked {
     pub(super) frame: Frame,
     pub(super) ingress: PortId,
     pub(super) reason: PuntReason,
-    /// Of the connection that it has to know; without one it has to forget one.
-    pub(super) original: Option<Tuple>,
+    /// Messages of the worker that the kernel has to have taken.
+    pub(super) said: u64,
     /// ns
     pub(super) since: u64,
 }
@@ -50,14 +46,9 @@ impl Lot {
     }
 
     /// The first one, if its time has come. Others wait behind it, for a few milliseconds.
-    pub(super) fn next(&mut self, tracked: &mut Tracked) -> Option<Parked> {
-        let Parked { original, since, .. } = self.0.front()?;
-        let now = tracked.now;
-        let waited = now.saturating_sub(*since);
-        let goes = match original {
-            Some(original) => waited >= LONGEST || tracked.connections.is_held(original, now),
-            None => waited >= FORGETTING,
-        };
+    pub(super) fn next(&mut self, tracked: &Tracked) -> Option<Parked> {
+        let Parked { said, since, .. } = self.0.front()?;
+        let goes = tracked.connections.is_given(*said) || tracked.now.saturating_sub(*since) >= LONGEST;
         if goes { self.0.pop_front() } else { None }
     }
 

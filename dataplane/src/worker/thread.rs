@@ -26,6 +26,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// The longest sleep. Nothing depends on it; it bounds what a lost wake-up could cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// The longest sleep while XDP programs forward: what they have counted is to be collected.
+const COLLECTION: Duration = Duration::from_millis(500);
+
 /// First and longest pause before a device that takes no more frames is asked again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 
@@ -44,7 +47,8 @@ where
     thread::Builder::new().name(format!("shunt-worker-{index}")).spawn(move || {
         let _loud = AbortOnPanic;
         if let Some(core) = core {
-            pin(core);
+            // A worker that cannot be pinned still works.
+            let _ = pin(Pid::from_raw(0), core);
         }
         let mut worker = worker;
         run(&mut worker, &stop);
@@ -64,12 +68,15 @@ pub fn cores(workers: usize) -> Vec<Option<usize>> {
     (0..workers).map(|worker| allowed.get(worker).copied().filter(|_| allowed.len() >= workers)).collect()
 }
 
-fn pin(core: usize) {
+/// Keeps a thread (0: the calling one) on one core.
+///
+/// # Errors
+///
+/// The kernel's: `ESRCH` where there is no such thread, `EINVAL` for a core that may not be used.
+pub fn pin(thread: Pid, core: usize) -> nix::Result<()> {
     let mut set = CpuSet::new();
-    // A worker that cannot be pinned still works.
-    if set.set(core).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(0), &set);
-    }
+    set.set(core)?;
+    sched_setaffinity(thread, &set)
 }
 
 fn run<P: Port, K: Punt>(worker: &mut Worker<P, K>, stop: &AtomicBool) {
@@ -97,6 +104,7 @@ fn run<P: Port, K: Punt>(worker: &mut Worker<P, K>, stop: &AtomicBool) {
             let longest = match worker.waiting {
                 // The control side rings when the kernel knows of them; if it does not, they go by the clock.
                 _ if worker.is_parking() => RETRY.0,
+                0 if worker.is_replaying() => COLLECTION,
                 0 => LONGEST_SLEEP,
                 _ => retry,
             };

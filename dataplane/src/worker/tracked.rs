@@ -1,18 +1,20 @@
 //! The worker's connections: what the control side tells of them, what time does to them, and packets on their way through them.
 
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use rtrb::{Consumer, Producer, RingBuffer};
 use shunt_policy::config::Conntrack;
 use shunt_policy::connection::{Connection, Tuple};
 use shunt_policy::{Family, Policy};
 
-use crate::conn::exchange::{FromWorker, ToWorker};
+use crate::conn::exchange::{FromWorker, Given, ToWorker};
 use crate::conn::seen::{Kind, Seen};
 use crate::conn::settings::Settings;
 use crate::conn::{Connections, Local, Place};
 use crate::packet::Packet;
+use crate::replay::{Flows, Replay};
 use crate::served::{Served, ServedByWorker};
 
 /// Messages that can wait on the way to a worker, and from it.
@@ -22,24 +24,23 @@ const REPORTS: usize = 8192;
 /// Messages that a worker takes in a round.
 const AT_ONCE: usize = 64;
 
-/// Connections that a worker has room for at least.
-const LEAST: usize = 1024;
-
 /// Slots of the table that are looked through in a round, with and without other work to do.
 const BUSY_SWEEP: usize = 64;
 const IDLE_SWEEP: usize = 16_384;
 
-/// Nanoseconds since some moment before the first look: the time of all connections of the process.
+/// The time of all connections, and of the XDP programs that forward packets of them: `CLOCK_MONOTONIC`, ns.
 pub fn now() -> u64 {
-    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     // 584 years fit.
-    EPOCH.elapsed().as_nanos() as u64
+    now.as_nanos() as u64
 }
 
 /// The control side's ends of the queues to and from a worker.
 pub struct Line {
     pub orders: Producer<ToWorker>,
     pub reports: Consumer<FromWorker>,
+    /// To be set to the number of reports that the kernel has got, or will never get.
+    pub given: Given,
 }
 
 /// The worker's end, but for the queue of reports, which its [`Connections`] fill.
@@ -49,7 +50,7 @@ pub type Orders = Consumer<ToWorker>;
 fn line() -> (Line, Orders, Producer<FromWorker>) {
     let (orders, taken) = RingBuffer::new(ORDERS);
     let (told, reports) = RingBuffer::new(REPORTS);
-    (Line { orders, reports }, taken, told)
+    (Line { orders, reports, given: Given::default() }, taken, told)
 }
 
 /// What a worker has of connections.
@@ -101,22 +102,26 @@ impl Tracked {
 
     /// The worker that has to decide about the packet.
     pub fn owner(&self, seen: &Seen) -> usize {
-        self.place.owner(&home(seen))
+        self.owner_of(&home(seen))
+    }
+
+    pub fn owner_of(&self, tuple: &Tuple) -> usize {
+        self.place.owner(tuple)
     }
 }
 
 /// The tuple by which a packet's owner is found: an ICMP error comes to where the packet is known that it quotes.
 fn home(seen: &Seen) -> Tuple {
     match seen.kind {
-        Kind::IcmpError { about } => about,
+        Kind::IcmpError { about, .. } => about,
         _ => seen.tuple,
     }
 }
 
-/// Whether the packet ends at this machine, as far as its address says.
+/// Whether the packet ends at this machine or begins there, as far as its addresses say.
 pub fn local(packet: &Packet, policy: &Policy) -> Local {
     if !policy.is_own(&packet.destination) {
-        Local::No
+        if policy.is_own(&packet.source) { Local::Source } else { Local::No }
     } else if policy.has_destination_nat(packet.family()) {
         Local::MayBeTranslated
     } else {
@@ -144,40 +149,52 @@ pub struct TableOptions {
 }
 
 impl Tables {
-    /// Those of `workers` workers, with what was in `before`. Connections that come to another worker than before have lost their TCP
-    /// windows, as those that are taken over from the kernel.
-    pub fn new(workers: usize, options: &TableOptions, served: Served, before: Option<Tables>) -> Self {
-        let capacity = options.capacity.div_ceil(workers.max(1)).max(LEAST);
-        let mut tracked: Vec<Tracked> = (0..workers)
+    /// Those of `workers` workers, with what was in `before`, and the control side's ends of their queues. Connections that come to
+    /// another worker than before have lost their TCP windows, as those that are taken over from the kernel.
+    pub fn new(workers: usize, options: &TableOptions, served: Served, before: Option<Tables>) -> (Self, Vec<Line>) {
+        let capacity = options.capacity / workers.max(1);
+        let (mut tracked, lines): (Vec<Tracked>, Vec<Line>) = (0..workers)
             .map(|worker| {
-                let (_, orders, reports) = line();
+                let (line, orders, reports) = line();
                 let place = Place { worker, workers };
                 let seed = options.seed.wrapping_add(worker as u64);
                 let served = ServedByWorker::new(served.clone());
                 let settings = Arc::clone(&options.settings);
-                let connections = Connections::new(capacity, place, settings, reports, seed).serving(served);
-                Tracked::new(connections, orders, place)
+                let connections = Connections::new(capacity, place, settings, reports, seed);
+                let connections = connections.serving(served).following(line.given.clone());
+                (Tracked::new(connections, orders, place), line)
             })
-            .collect();
+            .unzip();
         let now = now();
         for record in before.iter().flat_map(|tables| &tables.tracked).flat_map(|old| old.connections.records(now)) {
             let owner = Place { worker: 0, workers }.owner(&record.original);
             if let Some(tracked) = tracked.get_mut(owner) {
-                tracked.connections.tell(ToWorker::Kernel { record, whole: true }, now);
+                tracked.connections.inherit(&record, now);
             }
         }
-        Tables { tracked, served }
+        (Tables { tracked, served }, lines)
     }
 
-    /// New queues to and from the control side, by worker. What waited in the old ones is lost, and said again when all is told anew.
-    pub fn lines(&mut self) -> Vec<Line> {
+    /// With new queues to and from the control side. What waited in the old ones is lost, and said again when all is told anew.
+    pub fn relined(mut self) -> (Self, Vec<Line>) {
         let lines = self.tracked.iter_mut().map(|tracked| {
             let (line, orders, reports) = line();
             tracked.orders = orders;
-            tracked.connections.report_to(reports);
+            tracked.connections.report_to(reports, line.given.clone());
             line
         });
-        lines.collect()
+        let lines = lines.collect();
+        (self, lines)
+    }
+
+    /// The flows of all that the workers forward are known by these.
+    pub fn replaying(mut self, flows: &Flows) -> Self {
+        for (worker, tracked) in self.tracked.iter_mut().enumerate() {
+            let connections = &mut tracked.connections;
+            let replay = Replay::new(flows.clone(), worker, connections.capacity());
+            connections.set_replay(Some(replay));
+        }
+        self
     }
 
     /// Whether workers of this number can go on with them as they are.

@@ -5,24 +5,29 @@
 #![allow(unsafe_code)]
 
 mod frame;
+mod load;
+mod mapped;
+mod memory;
 mod option;
 mod pool;
 mod port;
 mod program;
 mod region;
-mod served;
 mod socket;
 mod tap;
 mod tcx;
 mod wait;
 
 pub use frame::Frame;
+pub use load::{Histogram, Load, Loop, Seen};
+pub(crate) use mapped::{ENTRY, MappedArray};
+pub(crate) use memory::{filled, prefetch, zeroed};
 pub(crate) use option::Meter;
 pub use pool::{BATCH, Depot, Pool};
 pub use port::XskPort;
-pub(crate) use program::{Attached, PortConfig, Program};
+pub use program::takes_redirected;
+pub(crate) use program::{Attached, PortConfig, Program, ReplayMaps};
 pub use region::{CHUNK, HEADROOM, LONGEST_FRAME, Region};
-pub(crate) use served::{ENTRY, ServedMap};
 pub(crate) use socket::{BindMode, Sockets};
 pub(crate) use tap::Tap;
 pub use tap::Taps;

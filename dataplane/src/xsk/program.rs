@@ -4,15 +4,16 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, libbpf_sys};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenMapMut, libbpf_sys};
 use nix::fcntl::{FcntlArg, fcntl};
-use shunt_policy::{Ifindex, Mac, PassReason};
+use shunt_policy::{Ifindex, Mac, PassReason, PortId};
 
-use super::served::ServedMap;
+use super::mapped::MappedArray;
+use crate::replay::Flows;
 
 /// libbpf reads the object in place and wants it aligned.
 #[repr(align(8))]
-struct Aligned<T: ?Sized>(T);
+pub(super) struct Aligned<T: ?Sized>(pub(super) T);
 
 static REDIRECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")));
 static PUNT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/punt.bpf.o")));
@@ -34,13 +35,15 @@ pub(crate) struct PortConfig {
     pub(crate) tracks: bool,
     /// Longest frame in bytes that a worker takes, Ethernet header included.
     pub(crate) longest: u32,
+    /// Flows that a worker has decided about are forwarded by the program.
+    pub(crate) replays: bool,
 }
 
 impl PortConfig {
     /// Byte for byte `struct port` of redirect.bpf.c.
-    fn bytes(&self) -> [u8; 20] {
-        let PortConfig { mac, punted, serving, translates, tracks, longest } = self;
-        let mut bytes = [0; 20];
+    fn bytes(&self) -> [u8; 24] {
+        let PortConfig { mac, punted, serving, translates, tracks, longest, replays } = self;
+        let mut bytes = [0; 24];
         bytes[..6].copy_from_slice(&mac.0);
         if let Some(punted) = punted {
             bytes[6..12].copy_from_slice(&punted.0);
@@ -49,8 +52,51 @@ impl PortConfig {
         bytes[13] = u8::from(*serving);
         bytes[14] = u8::from(*translates);
         bytes[15] = u8::from(*tracks);
-        bytes[16..].copy_from_slice(&longest.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&longest.to_ne_bytes());
+        bytes[20] = u8::from(*replays);
         bytes
+    }
+}
+
+/// What the programs of all ports need to forward flows that workers have decided about.
+pub(crate) struct ReplayMaps {
+    flows: Flows,
+    /// By the number of the port.
+    egress: MapHandle,
+}
+
+impl ReplayMaps {
+    /// With room for so many ports.
+    pub(crate) fn create(flows: Flows, ports: u32) -> io::Result<Self> {
+        libbpf_rs::set_print(None);
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            ..Default::default()
+        };
+        let egress = MapHandle::create(MapType::Devmap, Some("egress"), 4, 4, ports, &options).map_err(cause)?;
+        Ok(ReplayMaps { flows, egress })
+    }
+
+    /// What the entries mean by this number.
+    pub(crate) fn lead_to(&self, port: PortId, ifindex: Ifindex) -> io::Result<()> {
+        let (key, value) = (u32::from(port.0).to_ne_bytes(), ifindex.0.to_ne_bytes());
+        self.egress.update(&key, &value, MapFlags::ANY).map_err(cause)
+    }
+
+    fn share(&self, map: &mut OpenMapMut<'_>) -> io::Result<()> {
+        let name = map.name().to_string_lossy().into_owned();
+        for (shared, memory) in self.flows.maps().into_iter().flatten() {
+            if name == shared {
+                map.reuse_fd(memory.descriptor()).map_err(cause)?;
+            }
+        }
+        match name.as_str() {
+            "egress" => map.reuse_fd(self.egress.as_fd()).map_err(cause),
+            name if name.ends_with(".rodata") => {
+                map.set_initial_value(&self.flows.last_bucket().to_ne_bytes()).map_err(cause)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -75,8 +121,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Loads the program, with room for the sockets of `queues` queues. `served` is shared by the programs of all ports.
-    pub(crate) fn load(queues: u32, served: &ServedMap) -> io::Result<Self> {
+    /// Loads the program, with room for the sockets of `queues` queues. `served` and `replay` are shared by the programs of all ports.
+    pub(crate) fn load(queues: u32, served: &MappedArray, replay: Option<&ReplayMaps>) -> io::Result<Self> {
         // What goes wrong is in the error that we return; libbpf would print it as well.
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(&REDIRECT.0).map_err(cause)?;
@@ -86,6 +132,9 @@ impl Program {
             }
             if map.name() == "served" {
                 map.reuse_fd(served.descriptor()).map_err(cause)?;
+            }
+            if let Some(replay) = replay {
+                replay.share(&mut map)?;
             }
         }
         let object = open.load().map_err(cause)?;
@@ -176,17 +225,26 @@ impl Program {
 
     /// Id of the XDP program that is attached to the interface now, by whomever.
     pub(crate) fn present(ifindex: Ifindex) -> io::Result<Option<u32>> {
-        // SAFETY: all-zero is a valid value of this plain C struct.
-        let mut options: libbpf_sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
-        options.sz = size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t;
-        // SAFETY: the options are valid and outlive the call.
-        let result = unsafe { libbpf_sys::bpf_xdp_query(ifindex.0 as i32, 0, &raw mut options) };
-        if result < 0 {
-            return Err(io::Error::from_raw_os_error(-result));
-        }
+        let options = query(ifindex)?;
         let ids = [options.prog_id, options.drv_prog_id, options.skb_prog_id, options.hw_prog_id];
         Ok(ids.into_iter().find(|id| *id != 0))
     }
+}
+
+/// Whether the interface's driver takes frames now that others redirect to it (`NETDEV_XDP_ACT_NDO_XMIT` of the generic netlink family
+/// netdev). Kernels before 6.3 do not tell, and it does not.
+pub fn takes_redirected(ifindex: Ifindex) -> bool {
+    const NDO_XMIT: u64 = 1 << 2;
+    query(ifindex).is_ok_and(|options| options.feature_flags & NDO_XMIT != 0)
+}
+
+fn query(ifindex: Ifindex) -> io::Result<libbpf_sys::bpf_xdp_query_opts> {
+    // SAFETY: all-zero is a valid value of this plain C struct.
+    let mut options: libbpf_sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
+    options.sz = size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t;
+    // SAFETY: the options are valid and outlive the call.
+    let result = unsafe { libbpf_sys::bpf_xdp_query(ifindex.0 as i32, 0, &raw mut options) };
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(options) }
 }
 
 /// A dying process has its files released from the highest descriptor down (`exit_files` queues them as task work, which runs last
@@ -247,5 +305,7 @@ pub(super) fn punt_object(port: Ifindex) -> io::Result<Object> {
     open.load().map_err(cause)
 }
 
+#[cfg(test)]
+mod replay_tests;
 #[cfg(test)]
 mod tests;

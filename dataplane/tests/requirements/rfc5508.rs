@@ -42,6 +42,15 @@ fn queries_and_their_answers_pass() {
     }
 }
 
+/// Queries they are, for they have an identifier; conntrack knows no type above 18.
+#[test]
+fn domain_name_queries_are_not_known() {
+    let mut scene = Scene::new();
+    for kind in [37, 38] {
+        assert_eq!(scene.fate(LAN, &message(LAN, (A, S), kind, 700)), KERNELS);
+    }
+}
+
 #[test]
 fn an_identifier_keeps_its_mapping_to_other_hosts() {
     let mut scene = Scene::new();
@@ -224,6 +233,17 @@ fn an_error_about_a_query_neither_refreshes_nor_ends_it() {
     }
     scene.wait(3);
     assert_eq!(scene.answer(ICMP, (S, 0), &mapped), LOCAL, "not refreshed");
+
+    // Nor does one from inside about the answer.
+    scene.out(ICMP, (A, 7), (S, 0));
+    let Fate::Sent(received) = scene.answer(ICMP, (S, 0), &mapped) else { panic!("not forwarded") };
+    let error = icmp_error(LAN, (address(A), address(S)), (3, 3), &received[14..]);
+    for _ in 0..2 {
+        scene.wait(14);
+        assert_eq!(ends(&scene.sent(LAN, &error)).0, address(PUBLIC), "translated, so not ended");
+    }
+    scene.wait(3);
+    assert_eq!(scene.answer(ICMP, (S, 0), &mapped), LOCAL, "not refreshed");
 }
 
 #[test]
@@ -259,6 +279,65 @@ fn errors_of_the_router_itself_are_the_kernels() {
     assert_eq!(Scene::of(&config).fate(LAN, &long), Fate::Punted(PuntReason::Oversize));
     let echo = message(WAN, (S, PUBLIC), 8, 7);
     assert_eq!(scene.fate(WAN, &echo), LOCAL);
+}
+
+#[test]
+fn what_is_too_big_is_told_with_the_mtu_of_the_next_hop() {
+    let mut scene = Scene::new();
+    let seen = scene.sent(LAN, &packet(LAN, UDP, (A, 4000), (S, 53)));
+    let mut error = icmp_error(WAN, (address("203.0.113.77"), address(PUBLIC)), (3, 4), &seen[14..]);
+    error[40..42].copy_from_slice(&1400u16.to_be_bytes());
+    finish_icmp(&mut error);
+    let sent = scene.sent(WAN, &error);
+    assert_eq!((ends(&sent).0, ends(&sent).2), (address("203.0.113.77"), address(A)));
+    assert_eq!((&sent[34..36], &sent[40..42]), (&[3, 4][..], &1400u16.to_be_bytes()[..]));
+}
+
+/// Loose, by way of T; and the end of options.
+const SOURCE_ROUTE: [u8; 8] = [131, 7, 4, 203, 0, 113, 3, 0];
+
+/// Of an IPv4 packet without options.
+fn with_source_route(packet: &mut Vec<u8>) {
+    packet[0] = 0x47;
+    packet[3] += 8;
+    packet.splice(20..20, SOURCE_ROUTE);
+}
+
+#[test]
+fn packets_with_a_source_route_are_the_kernels() {
+    let mut scene = Scene::new();
+    for kind in [UDP, ICMP] {
+        let plain = packet(LAN, kind, (A, 4000), (S, 53));
+        let mut routed = plain[14..].to_vec();
+        with_source_route(&mut routed);
+        let mut frame = [&plain[..14], &routed[..]].concat();
+        finish_header(&mut frame);
+        assert_eq!(scene.fate(LAN, &frame), Fate::Punted(PuntReason::Options));
+    }
+}
+
+/// Linux passes over what options a quoted packet has.
+#[test]
+fn a_quoted_source_route_is_left_alone() {
+    let mut scene = Scene::new();
+    let mapped = scene.out(UDP, (A, 4000), (S, 53));
+    let Fate::Sent(received) = scene.answer(UDP, (S, 53), &mapped) else { panic!("not forwarded") };
+    let mut quoted = received[14..].to_vec();
+    with_source_route(&mut quoted);
+    let sent = scene.sent(LAN, &icmp_error(LAN, (address(A), address(S)), (3, 3), &quoted));
+    assert_eq!(ends(&sent).0, address(PUBLIC));
+    assert_eq!(sent[42 + 20..42 + 28], SOURCE_ROUTE);
+}
+
+#[test]
+fn a_source_quench_is_translated_as_any_error() {
+    let mut scene = Scene::new();
+    let asked = packet(LAN, UDP, (A, 4000), (S, 53));
+    let seen = scene.sent(LAN, &asked);
+    let sent = scene.sent(WAN, &icmp_error(WAN, (address(S), address(PUBLIC)), (4, 0), &seen[14..]));
+    assert_eq!(sent[34..36], [4, 0]);
+    assert_eq!((ends(&sent).0, ends(&sent).2), (address(S), address(A)));
+    assert_eq!(sent[42 + 12..], asked[26..], "addresses, ports, checksum and payload");
 }
 
 #[test]

@@ -224,11 +224,22 @@ pub(crate) fn udp(from: PortId, source: At, destination: At, payload: &[u8]) -> 
 
 /// The checksum of a changed IPv4 header.
 pub(crate) fn finish_header(frame: &mut [u8]) {
-    frame[24..26].fill(0);
-    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let length = usize::from(frame[14] & 0xf) * 4;
+    finish(&mut frame[14..14 + length], 10);
+}
+
+/// The checksum of a changed ICMP message behind an IPv4 header without options.
+pub(crate) fn finish_icmp(frame: &mut [u8]) {
+    finish(&mut frame[34..], 2);
+}
+
+fn finish(covered: &mut [u8], at: usize) {
+    covered[at..at + 2].fill(0);
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |byte| u32::from(*byte));
+    let sum: u32 = covered.chunks(2).map(word).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let sum = !((folded & 0xffff) + (folded >> 16)) as u16;
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    covered[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 pub(crate) fn ports(first: u16, last: u16) -> Option<PortRange> {

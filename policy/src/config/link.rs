@@ -42,6 +42,8 @@ pub struct Link {
     pub group: u32,
     /// How packets leave: by our workers, or only by the kernel and why.
     pub transmit: Transmit,
+    /// Drivers of other interfaces may hand it frames to send (`NETDEV_XDP_ACT_NDO_XMIT`).
+    pub takes_redirected: bool,
 }
 
 impl Link {
@@ -67,6 +69,7 @@ impl Link {
             addresses: Vec::new(),
             group: 0,
             transmit: Transmit::Port(port),
+            takes_redirected: false,
         }
     }
 }

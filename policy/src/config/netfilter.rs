@@ -215,6 +215,12 @@ impl Field {
         self >= Field::CtState
     }
 
+    /// What differs between the packets of one flow that have neither SYN nor FIN nor RST nor an MSS option, and that come by the same
+    /// interface with the same TOS and flow label.
+    pub fn varies(self) -> bool {
+        matches!(self, Field::Ttl | Field::Length | Field::TcpFlags | Field::SourceMac)
+    }
+
     /// What [`Action`]s can change.
     pub fn is_mutable(self) -> bool {
         matches!(self, Field::Tos | Field::Ttl | Field::Mark | Field::TcpMss | Field::CtMark)

@@ -19,6 +19,8 @@ pub(super) struct CompiledBase {
     pub(super) policy: ChainPolicy,
     /// All that its rules look at or change.
     pub(super) reads: FieldSet,
+    /// One of these that differs between packets of one flow, if there is any.
+    pub(super) varies: Option<Field>,
     /// What its verdicts want, by their numbers.
     pub(super) nats: Vec<Arc<Nat>>,
     /// Conntrack or nat may come before or behind it.

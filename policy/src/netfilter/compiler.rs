@@ -9,7 +9,9 @@ use super::facts::{FieldSet, span};
 use super::matching::{CompiledMatch, CompiledTest, Ranges};
 use super::set::{CompiledSet, joined, ranges};
 
-use crate::config::{Action, BaseChain, ChainRule, Field, Guard, Link, Match, Nat, Set, Side, Step, Test, Verdict};
+use crate::config::{
+    Action, BaseChain, ChainRule, Field, Guard, Link, Match, Nat, Set, Side, Step, Test, Value, Verdict,
+};
 use crate::names::Family;
 use crate::outcome::PuntReason;
 
@@ -33,12 +35,13 @@ impl<'a> Compiler<'a> {
         let numbers = (1..).zip(&chain.user).map(|(at, user)| (user.name.as_str(), at)).collect();
         let mut targets = Targets { numbers, nats: Vec::new() };
         let mut reads = FieldSet::default();
+        let varies = chain.all_rules().flat_map(|rule| &rule.steps).find_map(varying);
         let all = std::iter::once(&chain.rules).chain(chain.user.iter().map(|user| &user.rules));
         let chains = all.map(|rules| {
             CompiledChain::compile(rules, chain.family, |rule, steps| self.steps(rule, &mut targets, &mut reads, steps))
         });
         let chains = chains.collect();
-        CompiledBase { chains, policy: chain.policy, reads, nats: targets.nats, has_rival }
+        CompiledBase { chains, policy: chain.policy, reads, varies, nats: targets.nats, has_rival }
     }
 
     fn steps(
@@ -180,6 +183,35 @@ fn asked_by(test: &Test) -> (Option<Field>, &[Field]) {
         Test::AddressType { of: Side::Destination, .. } => (Some(Field::Destination), &[]),
         Test::Never | Test::Connection(_) | Test::Opaque(_) => (None, &[]),
     }
+}
+
+/// Of what a step looks at or changes, something that differs between packets of one flow (see [`Policy::varies`]).
+///
+/// [`Policy::varies`]: crate::Policy::varies
+fn varying(step: &Step) -> Option<Field> {
+    match step {
+        Step::Match(one) => varying_in(&one.test),
+        step => reads_of(step).find(|field| field.varies()),
+    }
+}
+
+pub(super) fn varying_in(test: &Test) -> Option<Field> {
+    if let Test::Field { field: Field::TcpFlags, mask, values } = test {
+        // Without SYN, FIN and RST, whatever the other flags are.
+        let holds = |flags: u8| {
+            let flags = u128::from(flags) & mask;
+            values
+                .iter()
+                .any(|value| matches!(value, Value::Range { first, last } if (*first..=*last).contains(&flags)))
+        };
+        let first = holds(0);
+        return (0..=u8::MAX)
+            .filter(|flags| flags & 0x07 == 0)
+            .any(|flags| holds(flags) != first)
+            .then_some(Field::TcpFlags);
+    }
+    let (field, key) = asked_by(test);
+    field.into_iter().chain(key.iter().copied()).find(|field| field.varies())
 }
 
 /// The fields that a guard looks at.

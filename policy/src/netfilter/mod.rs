@@ -77,6 +77,8 @@ pub(crate) struct Chains {
     slots: usize,
     /// All that their rules look at or change.
     reads: FieldSet,
+    /// One of these that differs between packets of one flow, if there is any.
+    varies: Option<Field>,
 }
 
 /// A part of a packet's way on which nobody but rules changes anything.
@@ -166,6 +168,8 @@ impl Chains {
             };
             let base = compiler.base(chain, !nat && has_rival(chain, conntrack));
             compiled.reads = compiled.reads.with(base.reads);
+            // Nat is asked for the first packet of a connection only.
+            compiled.varies = compiled.varies.or(base.varies.filter(|_| !nat));
             match groups.last_mut() {
                 Some(group) if chain.unordered => group.0.push(base),
                 _ => groups.push(Group(vec![base])),
@@ -176,6 +180,11 @@ impl Chains {
 
     pub(crate) fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// See [`Policy::varies`].
+    pub(crate) fn varies(&self) -> Option<Field> {
+        self.varies
     }
 
     /// Whether rules look at the tuples of connections.

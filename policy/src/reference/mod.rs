@@ -135,7 +135,7 @@ impl<'a> Walk<'a> {
         if query.ttl <= 1 {
             return Err(Stop::Punt(PuntReason::TtlExpired));
         }
-        if leg.oif == query.iif {
+        if leg.oif == query.iif && !self.tracking.moves(leg.oif) {
             return Err(Stop::Punt(PuntReason::Redirect));
         }
         let egress = self.link(leg.oif).ok_or(Stop::Punt(PuntReason::EgressDown))?;
@@ -150,7 +150,8 @@ impl<'a> Walk<'a> {
             Family::V4 => egress.mtu,
             Family::V6 => egress.mtu6,
         };
-        if query.length > link_mtu || mtu.is_some_and(|mtu| query.length > mtu) {
+        let longest = mtu.map_or(link_mtu, |mtu| mtu.min(link_mtu));
+        if query.length > longest {
             return Err(Stop::Punt(PuntReason::Oversize));
         }
         packet.query.ttl -= 1;
@@ -161,7 +162,7 @@ impl<'a> Walk<'a> {
         self.hook(Hook::Forward, EVER, packet)?;
         let new_source = self.postrouting(packet)?;
         let egress = self.send(&packet.query, leg, egress)?;
-        Ok(Egress { new_source, new_destination, ..egress })
+        Ok(Egress { new_source, new_destination, longest, ..egress })
     }
 
     fn link(&self, ifindex: Ifindex) -> Option<&'a Link> {
@@ -189,7 +190,20 @@ impl<'a> Walk<'a> {
         let neighbour = NeighbourSlot::of(leg.oif, address);
         let Query { tos, ttl, mss, .. } = *query;
         let (new_source, new_destination) = (None, None);
-        let (oif, mark) = (leg.oif, self.mark);
-        Ok(Egress { port, oif, source, destination, mark, tos, ttl, mss, new_source, new_destination, neighbour })
+        Ok(Egress {
+            port,
+            oif: leg.oif,
+            source,
+            destination,
+            mark: self.mark,
+            tos,
+            ttl,
+            mss,
+            new_source,
+            new_destination,
+            neighbour,
+            longest: 0,
+            takes_redirected: egress.takes_redirected,
+        })
     }
 }

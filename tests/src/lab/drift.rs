@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-use super::daemon::Daemon;
-use super::namespace::Namespace;
+use shunt_lab::{Daemon, Namespace};
 
 /// Everything that is compared, as lines. The order within a line's list counts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -221,27 +219,20 @@ impl Holdings {
         found.extend(surplus.take(5).map(|(place, routes)| format!("route {place}, mirror only: {routes:?}")));
         found
     }
-}
 
-impl Daemon {
-    /// What the mirror holds, as `shunt mirror --json` prints it.
-    pub fn mirror(&self) -> Value {
-        self.ask("mirror")
-    }
-
-    /// Waits until the mirror holds what the kernel of its namespace holds, and says how long that took. The time that reading
+    /// Waits until the mirror of `shunt` holds what the kernel of its namespace holds, and says how long that took. The time that reading
     /// both takes is not counted.
     ///
     /// # Panics
     ///
     /// If they still differ after `patience`, with the differences.
-    pub fn equals_kernel_within(&self, patience: Duration) -> Duration {
+    pub fn equal_within(shunt: &Daemon, patience: Duration) -> Duration {
         let start = Instant::now();
         loop {
             // The mirror first: what changes in between would else be held against it.
             let asked = Instant::now();
-            let mirror = Holdings::of_mirror(&self.mirror());
-            let differences = Holdings::differences(&Holdings::of_kernel(self.namespace()), &mirror);
+            let mirror = Holdings::of_mirror(&shunt.mirror());
+            let differences = Holdings::differences(&Holdings::of_kernel(shunt.namespace()), &mirror);
             if differences.is_empty() {
                 return asked - start;
             }
@@ -250,7 +241,7 @@ impl Daemon {
                 "after {:?} the mirror is not as the kernel:\n{}\n{:#}",
                 asked - start,
                 differences.join("\n"),
-                self.status()["mirror"]
+                shunt.status()["mirror"]
             );
         }
     }

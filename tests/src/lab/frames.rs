@@ -1,33 +1,14 @@
 //! Frames to the byte, on a wire of the lab.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use etherparse::PacketBuilder;
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
-
-use super::namespace::Namespace;
+use shunt_lab::Namespace;
 
 /// A tap on an interface: sends frames as they are and sees all that arrive.
 pub struct Wire {
     sender: Box<dyn DataLinkSender>,
     receiver: Box<dyn DataLinkReceiver>,
-}
-
-impl Namespace {
-    /// Opens an interface for raw frames.
-    pub fn wire(&self, device: &str) -> Wire {
-        self.enter(|| {
-            let interface = pnet_datalink::interfaces().into_iter().find(|interface| interface.name == device);
-            let interface = interface.unwrap_or_else(|| panic!("no interface {device}"));
-            let config = Config { read_timeout: Some(Duration::from_millis(10)), ..Config::default() };
-            match pnet_datalink::channel(&interface, config) {
-                Ok(Channel::Ethernet(sender, receiver)) => Wire { sender, receiver },
-                Ok(_) => panic!("{device} is no Ethernet interface"),
-                Err(error) => panic!("{device}: {error}"),
-            }
-        })
-    }
 }
 
 /// The sending half of a [`Wire`].
@@ -51,6 +32,20 @@ impl WireEar {
 }
 
 impl Wire {
+    /// Opens an interface for raw frames.
+    pub fn open(namespace: &Namespace, device: &str) -> Wire {
+        namespace.enter(|| {
+            let interface = pnet_datalink::interfaces().into_iter().find(|interface| interface.name == device);
+            let interface = interface.unwrap_or_else(|| panic!("no interface {device}"));
+            let config = Config { read_timeout: Some(Duration::from_millis(10)), ..Config::default() };
+            match pnet_datalink::channel(&interface, config) {
+                Ok(Channel::Ethernet(sender, receiver)) => Wire { sender, receiver },
+                Ok(_) => panic!("{device} is no Ethernet interface"),
+                Err(error) => panic!("{device}: {error}"),
+            }
+        })
+    }
+
     /// For a thread that does nothing but listen.
     pub fn split(self) -> (WireSender, WireEar) {
         (WireSender(self.sender), WireEar(self.receiver))
@@ -72,34 +67,4 @@ impl Wire {
         }
         None
     }
-}
-
-/// A UDP datagram in IPv4, valid in every sum.
-pub fn ipv4_udp(
-    macs: ([u8; 6], [u8; 6]),
-    ips: (Ipv4Addr, Ipv4Addr),
-    ttl: u8,
-    ports: (u16, u16),
-    payload: &[u8],
-) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(macs.0, macs.1).ipv4(ips.0.octets(), ips.1.octets(), ttl).udp(ports.0, ports.1);
-    let mut frame = Vec::with_capacity(builder.size(payload.len()));
-    builder.write(&mut frame, payload).expect("a vector takes everything");
-    frame
-}
-
-/// The same in IPv6.
-pub fn ipv6_udp(
-    macs: ([u8; 6], [u8; 6]),
-    ips: (Ipv6Addr, Ipv6Addr),
-    hops: u8,
-    ports: (u16, u16),
-    payload: &[u8],
-) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(macs.0, macs.1).ipv6(ips.0.octets(), ips.1.octets(), hops).udp(ports.0, ports.1);
-    let mut frame = Vec::with_capacity(builder.size(payload.len()));
-    builder.write(&mut frame, payload).expect("a vector takes everything");
-    frame
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::namespace::Namespace;
+use shunt_lab::Namespace;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const PIECE: usize = 1 << 16;
@@ -36,6 +36,26 @@ impl Witness {
             std::thread::spawn(move || echo(&udp, &stopped));
         }
         Witness { stop }
+    }
+
+    /// Asks a witness over UDP from a port of this namespace (`0.0.0.0:500`) how it sees us. The address is asked again if a datagram is lost.
+    pub fn sees(client: &Namespace, from: &str, to: &str) -> std::io::Result<SocketAddr> {
+        client.enter(|| {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(Duration::from_millis(700)))?;
+            let mut last = Ok(0);
+            let mut answer = [0; 256];
+            for _ in 0..3 {
+                socket.send(b"?")?;
+                last = socket.recv(&mut answer);
+                if let Ok(length) = last {
+                    let text = String::from_utf8_lossy(&answer[1..length]);
+                    return text.parse().map_err(|_| std::io::ErrorKind::InvalidData.into());
+                }
+            }
+            last.map(|_| unreachable!("an answer is returned"))
+        })
     }
 }
 
@@ -96,26 +116,4 @@ fn echo(socket: &UdpSocket, stop: &AtomicBool) {
 /// A socket of both families shows IPv4 as a part of IPv6.
 fn as_seen(client: SocketAddr) -> String {
     SocketAddr::new(client.ip().to_canonical(), client.port()).to_string()
-}
-
-impl Namespace {
-    /// Asks a [`Witness`] over UDP from this port (`0.0.0.0:500`) how it sees us. The address is asked again if a datagram is lost.
-    pub fn seen_as(&self, from: &str, to: &str) -> std::io::Result<SocketAddr> {
-        self.enter(|| {
-            let socket = UdpSocket::bind(from)?;
-            socket.connect(to)?;
-            socket.set_read_timeout(Some(Duration::from_millis(700)))?;
-            let mut last = Ok(0);
-            let mut answer = [0; 256];
-            for _ in 0..3 {
-                socket.send(b"?")?;
-                last = socket.recv(&mut answer);
-                if let Ok(length) = last {
-                    let text = String::from_utf8_lossy(&answer[1..length]);
-                    return text.parse().map_err(|_| std::io::ErrorKind::InvalidData.into());
-                }
-            }
-            last.map(|_| unreachable!("an answer is returned"))
-        })
-    }
 }

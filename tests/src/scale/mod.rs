@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use shunt_policy::{Family, Prefix};
 
-use crate::lab::{Daemon, Namespace, TwoWays};
-use figures::{Memory, Spread, machine, mib, rounded};
+use crate::lab::{Daemon, Namespace, TwoWays, machine};
+pub use figures::Memory;
+use figures::{Spread, mib, rounded};
 use internet::Internet;
 use probe::{Ip, Probe};
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::command::Command;
 use super::packet::Packet;
 use super::random::{self, Kind};
-use super::{Outcome, Outcomes, Twin, rules, talk};
+use super::{Outcome, Outcomes, Replay, Twin, rules, talk};
 use crate::lab::Lab;
 
 /// Packets of each case.
@@ -90,16 +90,21 @@ struct Case {
     kind: Kind,
     seed: u64,
     number: u64,
+    replay: Replay,
     commands: Vec<Command>,
     packets: Vec<Packet>,
 }
 
 impl Case {
-    fn new(kind: Kind, seed: u64, number: u64) -> Self {
+    fn new(kind: Kind, replay: Replay, seed: u64, number: u64) -> Self {
         let mut rng = dice(seed, number);
         let commands = random::commands(&mut rng, kind);
-        let packets = random::packets(&mut rng, PACKETS);
-        Case { kind, seed, number, commands, packets }
+        let mut packets = random::packets(&mut rng, PACKETS);
+        if replay == Replay::On {
+            // What was decided about the first is what becomes of the second.
+            packets.extend_from_within(..);
+        }
+        Case { kind, seed, number, replay, commands, packets }
     }
 }
 
@@ -112,6 +117,7 @@ pub(super) fn dice(seed: u64, number: u64) -> Rng {
 /// finished case.
 pub fn run(
     kind: Kind,
+    replay: Replay,
     twins: usize,
     seed: u64,
     cases: Range<u64>,
@@ -122,6 +128,7 @@ pub fn run(
     let _lab = Lab::new();
     let campaign = Campaign {
         kind,
+        replay,
         seed,
         end: Instant::now() + time,
         next: AtomicU64::new(cases.start),
@@ -133,7 +140,7 @@ pub fn run(
             .map(|number| {
                 scope.spawn({
                     let (campaign, told) = (&campaign, &told);
-                    move || campaign.work(&mut Twin::named(&number.to_string()), told)
+                    move || campaign.work(&mut Twin::named(&number.to_string(), replay), told)
                 })
             })
             .collect();
@@ -146,6 +153,7 @@ pub fn run(
 
 struct Campaign {
     kind: Kind,
+    replay: Replay,
     seed: u64,
     end: Instant,
     next: AtomicU64,
@@ -169,7 +177,7 @@ impl Campaign {
             let mut of_case = Report::default();
             match self.kind {
                 Kind::Nat => talk::case(twin, self.seed, number, &mut of_case),
-                _ => one(twin, &Case::new(self.kind, self.seed, number), &mut of_case),
+                _ => one(twin, &Case::new(self.kind, self.replay, self.seed, number), &mut of_case),
             }
             let mut report = self.report();
             report.add(of_case);
@@ -319,8 +327,8 @@ fn tell(twin: &mut Twin, case: &Case, packet: &Packet) -> String {
     }
     std::thread::sleep(ANOTHER_ERROR);
     let outcomes = twin.exchange(std::slice::from_ref(packet)).remove(0);
-    let Case { kind, seed, number, .. } = case;
-    let mut text = format!("the routers differ: make twin KIND={kind} SEED={seed} CASE={number}\n");
+    let Case { kind, seed, number, replay, .. } = case;
+    let mut text = format!("the routers differ: make twin KIND={kind} REPLAY={replay} SEED={seed} CASE={number}\n");
     for command in &commands {
         let _ = writeln!(text, "  {command}");
     }
@@ -358,7 +366,8 @@ fn explained(twin: &Twin, packet: &Packet) -> String {
 
 fn ends(status: &Value) -> BTreeMap<String, u64> {
     let counters = &status["counters"];
-    let mut ends = BTreeMap::from([("forwarded".to_owned(), counters["forwarded"].as_u64().unwrap_or(0))]);
+    let count = |key: &str| (key.to_owned(), counters[key].as_u64().unwrap_or(0));
+    let mut ends = BTreeMap::from(["forwarded", "replayed"].map(count));
     for kind in ["dropped", "punted", "passed"] {
         for (reason, count) in counters[kind].as_object().into_iter().flatten() {
             ends.insert(format!("{kind} {reason}"), count.as_u64().unwrap_or(0));

@@ -12,13 +12,14 @@ mod short;
 pub(crate) mod talk;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::lab::{Daemon, Lab, Namespace, WireSender};
+use crate::lab::{Daemon, Lab, Namespace, Wire, WireSender};
 
 pub use base::{HOSTS, MARKS, PORTS, PROTOCOL, behind4, behind6, net4, net6, second4};
 pub use command::{Command, RawRule};
@@ -71,6 +72,26 @@ struct Router {
     stop: Arc<AtomicBool>,
 }
 
+/// Whether the XDP program forwards what the workers have decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replay {
+    On,
+    Off,
+}
+
+impl Replay {
+    pub const BOTH: [Replay; 2] = [Replay::Off, Replay::On];
+}
+
+impl fmt::Display for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Replay::On => "on",
+            Replay::Off => "off",
+        })
+    }
+}
+
 /// What came out for one packet: ports and frames, in a fixed order. Nothing is silence.
 pub type Outcome = Vec<(usize, Vec<u8>)>;
 
@@ -94,15 +115,21 @@ impl Outcomes {
 impl Twin {
     /// Both routers in their first state, the daemon running.
     pub fn new() -> Self {
-        Self::named("")
+        Self::named("", Replay::Off)
     }
 
     /// One of several twins.
-    pub fn named(name: &str) -> Self {
+    pub fn named(name: &str, replay: Replay) -> Self {
         let lab = Lab::new();
         let kernel = Router::new(&lab, &format!("kernel{name}"));
         let shunt = Router::new(&lab, &format!("shunt{name}"));
-        let daemon = shunt.namespace.start_shunt("");
+        let daemon = match replay {
+            Replay::Off => shunt.namespace.start_shunt("--replay off"),
+            Replay::On => {
+                kernel.namespace.prepare_far_ends();
+                shunt.namespace.start_shunt_with_replay("")
+            }
+        };
         let mut twin =
             Twin { kernel, shunt, daemon, tags: 0, links_changed: false, rules: Rules::First, ports: Vec::new() };
         twin.ports = twin.ports();
@@ -193,7 +220,7 @@ impl Twin {
             let frame = packet.frame(tag);
             [Some((packet.port, frame.clone())), Some((packet.port, frame))]
         });
-        let [mut kernel, mut shunt] = self.pass(frames, quiet, |_, frame| {
+        let [mut kernel, mut shunt] = self.pass(frames, Duration::ZERO, quiet, |_, frame| {
             let reset = || packet::is_reset_of(frame, packets).map(|number| first + number as u32);
             packet::tag(frame).or_else(reset)
         });
@@ -212,11 +239,12 @@ impl Twin {
         first..self.tags
     }
 
-    /// Sends frames by ports into the kernel's router and into shunt's, and returns what came out of each, by the tag that `tag_of` says
-    /// of a frame of the first (0) or second (1) router, until nothing has come for `quiet`.
+    /// Sends frames by ports into the kernel's router and into shunt's, with a pause after each, and returns what came out of each, by the
+    /// tag that `tag_of` says of a frame of the first (0) or second (1) router, until nothing has come for `quiet`.
     fn pass(
         &mut self,
         frames: impl Iterator<Item = [Option<(usize, Vec<u8>)>; 2]>,
+        pause: Duration,
         quiet: Duration,
         tag_of: impl Fn(usize, &[u8]) -> Option<u32>,
     ) -> [HashMap<u32, Outcome>; 2] {
@@ -232,6 +260,7 @@ impl Twin {
             if number % BURST == BURST - 1 {
                 std::thread::sleep(Duration::from_micros(500));
             }
+            std::thread::sleep(pause);
         }
         let mut both = [HashMap::<u32, Outcome>::new(), HashMap::new()];
         let mut last = Instant::now();
@@ -290,7 +319,7 @@ impl Router {
         let (sender, heard) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let senders = (0..PORTS).map(|port| {
-            let (wire, mut ear) = far.wire(&format!("w{port}")).split();
+            let (wire, mut ear) = Wire::open(&far, &format!("w{port}")).split();
             let (sender, stop) = (sender.clone(), stop.clone());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {

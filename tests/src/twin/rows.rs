@@ -2,7 +2,7 @@
 //!
 //! Packets go to 198.18.0.0/15 and 2001:db8:100::/40: by p1 in the main table, by p2 in table 100, by p3 in 101.
 
-use super::{Command, Outcome, Packet, Twin, in_short};
+use super::{Command, Outcome, Packet, Replay, Twin, in_short};
 
 /// A twin with the three ways.
 pub struct Rows {
@@ -16,7 +16,7 @@ impl Rows {
 
     /// One of several in a test.
     pub fn named(name: &str) -> Self {
-        let mut rows = Rows { twin: Twin::named(name) };
+        let mut rows = Rows { twin: Twin::named(name, Replay::Off) };
         for (table, port) in [(254, 1), (100, 2), (101, 3)] {
             rows.set(&[
                 Command::ip4(format!("route add 198.18.0.0/15 via 198.51.100.{} table {table}", port * 64 + 10)),

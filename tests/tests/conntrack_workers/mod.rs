@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use shunt_control::conntrack::{Conntrack, Line};
-use shunt_dataplane::conn::exchange::{FromWorker, ToWorker};
+use shunt_dataplane::conn::exchange::{FromWorker, Given, ToWorker};
 use shunt_dataplane::conn::record::Record;
 use shunt_policy::connection::{Endpoint, Tuple};
 
@@ -30,7 +30,7 @@ impl Workers {
             let doorbell = Box::new(move || {
                 bell.fetch_add(1, Ordering::Relaxed);
             });
-            lines.push(Line { to, from, doorbell });
+            lines.push(Line { to, from, given: Given::default(), doorbell });
             ends.push((heard, say));
         }
         conntrack.connect(lines);

@@ -5,7 +5,10 @@ use shunt_tests::lab::{Daemon, Namespace};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {
     Kernel,
+    /// The workers alone.
     Shunt,
+    /// The workers, and the XDP program as they have decided.
+    Replay,
 }
 
 /// A router of a story, at work.
@@ -14,7 +17,16 @@ pub struct Forwarder(pub Option<Daemon>);
 impl By {
     /// Starts shunt in a router that is to have it.
     pub fn start(self, router: &Namespace) -> Forwarder {
-        Forwarder((self == By::Shunt).then(|| router.start_shunt("")))
+        self.start_with(router, "")
+    }
+
+    /// The same, with arguments of `shunt run`.
+    pub fn start_with(self, router: &Namespace, arguments: &str) -> Forwarder {
+        Forwarder(match self {
+            By::Kernel => None,
+            By::Shunt => Some(router.start_shunt(&format!("--replay off {arguments}"))),
+            By::Replay => Some(router.start_shunt_with_replay(arguments)),
+        })
     }
 }
 
@@ -37,16 +49,26 @@ impl Forwarder {
     }
 }
 
-/// Makes tests of stories: `by_the_kernel::privileged_...` and `by_shunt::privileged_...`.
+/// Makes tests of stories: `by_the_kernel::privileged_...`, `by_shunt::...` and `by_replay::...`.
 macro_rules! stories {
     ($($story:ident),+ $(,)?) => {
         mod by_the_kernel {
             $(#[test] fn $story() { super::$story(crate::by::By::Kernel); })+
         }
+        crate::by::stories_of_shunt!($($story),+);
+    };
+}
+
+/// The same without the kernel.
+macro_rules! stories_of_shunt {
+    ($($story:ident),+ $(,)?) => {
         mod by_shunt {
             $(#[test] fn $story() { super::$story(crate::by::By::Shunt); })+
+        }
+        mod by_replay {
+            $(#[test] fn $story() { super::$story(crate::by::By::Replay); })+
         }
     };
 }
 
-pub(crate) use stories;
+pub(crate) use {stories, stories_of_shunt};

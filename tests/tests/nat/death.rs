@@ -16,6 +16,8 @@ const RATE: &str = "3M";
 fn privileged_a_masqueraded_download_goes_on_through_kill_9_and_a_new_start() {
     let edge = Edge::new();
     edge.masquerade();
+    // Else all that is to come would stand in the client's buffers at once, and nobody have anything to forward.
+    edge.alice.run("sysctl -qw net.ipv4.tcp_rmem='4096 65536 131072'");
     let _witness = Witness::serve(&edge.server, &["[::]:80"]);
     let first = By::Shunt.start(&edge.router);
     let download = |server: &str| {

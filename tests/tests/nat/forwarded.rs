@@ -19,9 +19,9 @@ fn privileged_curl_through_dnat(by: By) {
     let _witness = Witness::serve(&edge.alice, &["[::]:80"]);
     let router = by.start(&edge.router);
     for (public, port, client) in
-        [("198.51.100.1:8080", 40124, Edge::SERVER), ("[2001:db8:2::1]:8080", 40134, Edge::SERVER6)]
+        [("198.51.100.1:8080", 5124, Edge::SERVER), ("[2001:db8:2::1]:8080", 5134, Edge::SERVER6)]
     {
-        let seen = curl_is_seen_as(&edge.server, public, &format!("--local-port {port}"));
+        let seen = curl_is_seen_as(&edge.server, public, port);
         assert_eq!((seen.ip().to_string().as_str(), seen.port()), (client, port), "a client keeps its address");
         router.forwards(40, || download(&edge.server, public, 3_000_000));
     }
@@ -37,8 +37,8 @@ fn privileged_hairpin(by: By) {
     );
     let _witness = Witness::serve(&edge.bob, &["[::]:80"]);
     let router = by.start(&edge.router);
-    let seen = curl_is_seen_as(&edge.alice, "198.51.100.1:8080", "--local-port 40125");
-    assert_eq!(seen.to_string(), "192.0.2.1:40125");
+    let seen = curl_is_seen_as(&edge.alice, "198.51.100.1:8080", 5125);
+    assert_eq!(seen.to_string(), "192.0.2.1:5125");
     // What leaves by the way it came in is the kernel's: it may have a redirect to send.
     download(&edge.alice, "198.51.100.1:8080", 3_000_000);
     drop(router);

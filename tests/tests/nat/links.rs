@@ -32,11 +32,10 @@ fn privileged_replies_leave_by_the_link_the_connection_came_in(by: By) {
     );
     let _witness = Witness::serve(&edge.alice, &["[::]:80"]);
     let router = by.start(&edge.router);
-    for (public, port, link, other) in [("198.51.100.1", 40126, "wan0", "wan1"), ("203.0.113.1", 40136, "wan1", "wan0")]
-    {
+    for (public, port, link, other) in [("198.51.100.1", 5126, "wan0", "wan1"), ("203.0.113.1", 5136, "wan1", "wan0")] {
         let sent = [link, other].map(|device| edge.router.packets(device).1);
         let server = format!("{public}:8080");
-        let seen = curl_is_seen_as(&edge.server, &server, &format!("--local-port {port}"));
+        let seen = curl_is_seen_as(&edge.server, &server, port);
         assert_eq!(seen.to_string(), format!("198.18.0.25:{port}"));
         router.forwards(20, || download(&edge.server, &server, 1_000_000));
         let stream = Stream::start(&edge.server, public, 8080, Duration::from_millis(2));

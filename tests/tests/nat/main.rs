@@ -2,8 +2,10 @@
 //! shows that it is the kernel's behaviour, and then of shunt. The network is that of [`network::Edge`] where no other is drawn.
 
 mod by;
+mod crowd;
 mod death;
 mod errors;
+mod flood;
 mod flows;
 mod forwarded;
 mod invalid;

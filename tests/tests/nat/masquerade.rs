@@ -20,10 +20,10 @@ fn privileged_curl_and_ping_through_masquerade(by: By) {
     let _witness = Witness::serve(&edge.server, &["[::]:80"]);
     let router = by.start(&edge.router);
     for (server, address, port, public) in [
-        (Edge::SERVER.to_owned(), Edge::SERVER, 40123, "198.51.100.1"),
-        (format!("[{}]", Edge::SERVER6), Edge::SERVER6, 40133, "2001:db8:2::1"),
+        (Edge::SERVER.to_owned(), Edge::SERVER, 5123, "198.51.100.1"),
+        (format!("[{}]", Edge::SERVER6), Edge::SERVER6, 5133, "2001:db8:2::1"),
     ] {
-        let seen = curl_is_seen_as(&edge.alice, &server, &format!("--local-port {port}"));
+        let seen = curl_is_seen_as(&edge.alice, &server, port);
         assert_eq!((seen.ip().to_string().as_str(), seen.port()), (public, port));
         router.forwards(40, || download(&edge.alice, &server, 3_000_000));
         let ping = router.forwards(10, || edge.alice.run(&format!("ping -q -c5 -i0.1 -W2 {address}")));

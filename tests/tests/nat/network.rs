@@ -107,9 +107,10 @@ pub fn download(from: &Namespace, server: &str, bytes: u64) {
     assert_eq!(output, bytes.to_string(), "from {server}");
 }
 
-/// How a `Witness` sees a curl.
-pub fn curl_is_seen_as(from: &Namespace, server: &str, options: &str) -> SocketAddr {
-    let text = from.run(&format!("curl -sS -g -m 10 {options} http://{server}/who"));
+/// How a `Witness` sees a curl from this port: one that no connection of the namespace has had before, or the port may still be in
+/// TIME_WAIT, and none that the kernel gives by itself (`ip_local_port_range`).
+pub fn curl_is_seen_as(from: &Namespace, server: &str, port: u16) -> SocketAddr {
+    let text = from.run(&format!("curl -sS -g -m 10 --local-port {port} http://{server}/who"));
     text.parse().unwrap_or_else(|_| panic!("{server}: {text}"))
 }
 

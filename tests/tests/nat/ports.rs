@@ -18,7 +18,7 @@ const PUBLIC: &str = "198.51.100.1";
 
 fn seen(host: &Namespace, from: u16, to: &str) -> SocketAddr {
     let any = if to.starts_with('[') { "[::]" } else { "0.0.0.0" };
-    host.seen_as(&format!("{any}:{from}"), to).unwrap_or_else(|error| panic!("from {from} to {to}: {error}"))
+    Witness::sees(host, &format!("{any}:{from}"), to).unwrap_or_else(|error| panic!("from {from} to {to}: {error}"))
 }
 
 /// Two clients with one source port: to the same destination the second gets another port, to another destination the same.
@@ -39,10 +39,11 @@ fn privileged_a_port_is_kept_while_the_tuple_is_free(by: By) {
     assert_eq!(seen(&edge.bob, 5062, "198.18.0.26:80").to_string(), format!("{PUBLIC}:5062"));
     assert_eq!(seen(&edge.alice, 5062, "198.18.0.25:80").to_string(), format!("{PUBLIC}:5062"));
     // Over TCP as well.
-    assert_eq!(curl_is_seen_as(&edge.alice, "198.18.0.25", "--local-port 5064").port(), 5064);
-    assert_eq!(curl_is_seen_as(&edge.bob, "198.18.0.26", "--local-port 5064").port(), 5064);
-    let second = curl_is_seen_as(&edge.bob, "198.18.0.25", "--local-port 5064").port();
+    assert_eq!(curl_is_seen_as(&edge.alice, "198.18.0.25", 5064).port(), 5064);
+    let second = curl_is_seen_as(&edge.bob, "198.18.0.25", 5064).port();
     assert!(second != 5064 && second >= 1024, "{second}");
+    assert_eq!(curl_is_seen_as(&edge.alice, "198.18.0.25", 5066).port(), 5066);
+    assert_eq!(curl_is_seen_as(&edge.bob, "198.18.0.26", 5066).port(), 5066);
 }
 
 fn privileged_ports_keep_their_class(by: By) {

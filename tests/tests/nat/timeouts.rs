@@ -20,7 +20,7 @@ fn privileged_a_udp_connection_ends_with_its_timeout(by: By) {
     edge.router.run("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=3");
     std::thread::sleep(Duration::from_millis(1500));
     let port_of = |host: &shunt_tests::lab::Namespace, port: u16| {
-        host.seen_as(&format!("0.0.0.0:{port}"), "198.18.0.25:80").expect("an answer").port()
+        Witness::sees(host, &format!("0.0.0.0:{port}"), "198.18.0.25:80").expect("an answer").port()
     };
     let ports = [7000, 7001, 7002];
     let start = Instant::now();

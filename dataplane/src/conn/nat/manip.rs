@@ -2,8 +2,7 @@
 
 use shunt_policy::connection::{Connection, Endpoint, Manip, Tuple};
 
-/// How the packet that an ICMP error quotes changes, where it does. For ICMP the port is the identifier, at whichever end it stands.
-pub use crate::packet::Ends as Inner;
+use crate::packet::Ends;
 
 /// What an end of a packet becomes: as the inverse of `answers`, the tuple of the other direction, has it. `None` if this end is not
 /// translated. For ICMP the port is the identifier, whichever end.
@@ -24,8 +23,8 @@ pub(in super::super) fn outer(status: u16, reply: bool, manip: Manip, answers: &
     packet(status, reply, manip, answers).map(|end| Endpoint { port: 0, ..end })
 }
 
-/// What goes with it inside: the other end of what is quoted.
-pub(in super::super) fn inner(status: u16, reply: bool, manip: Manip, answers: &Tuple, inner: &mut Inner) {
+/// What goes with it inside: the other end of what is quoted. The identifier of a query stands at whichever end it is.
+pub(in super::super) fn inner(status: u16, reply: bool, manip: Manip, answers: &Tuple, inner: &mut Ends) {
     if !applies(status, reply, manip) {
         return;
     }

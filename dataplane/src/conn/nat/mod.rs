@@ -5,6 +5,5 @@ mod allocate;
 mod manip;
 mod room;
 
-pub use manip::Inner;
 pub(super) use manip::{inner, outer, packet};
 pub(super) use room::set_up;

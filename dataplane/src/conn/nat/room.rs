@@ -33,11 +33,12 @@ pub(in super::super) fn set_up(
     let Some(reply) = tuple.inverse() else { return Ok(()) };
     if manip == Manip::Source {
         if !room.is_ours(&tuple) {
+            fresh.reply = reply;
             return Err(Stop::Punt(PuntReason::KernelConnection));
         }
         if room.is_used(&tuple) {
             connections.counts.exhausted += 1;
-            connections.counts.exhausted_towards = Some(tuple.destination);
+            connections.counts.exhausted_towards.add(&tuple);
             return Err(Stop::Drop(DropReason::NatExhausted));
         }
     }
@@ -79,7 +80,7 @@ impl Space for Room<'_> {
             && entry.status & super::super::entry::FIXED_TIMEOUT == 0
             && new.sides[0].end.wrapping_sub(old.sides[0].end) as i32 > 0;
         if may_go {
-            self.connections.end(found.number, End::Killed);
+            self.connections.end(found.number, End::Killed, self.now);
         }
         !may_go
     }

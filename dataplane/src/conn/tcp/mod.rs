@@ -5,6 +5,7 @@ mod window;
 
 use super::record::{TcpRecord, TcpState};
 use super::seen::Segment;
+use crate::replay;
 
 /// `struct ip_ct_tcp`. Pairs are of the original and the reply direction. Sequence numbers in host order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,11 +125,58 @@ impl Tcp {
         Tcp { scale, flags, state: record.state, ..Tcp::NEW }
     }
 
+    /// As ctnetlink is told of it. It has no word for an acknowledgement: with the flag that there was one, the kernel would hold a RST
+    /// against 0.
+    pub(super) fn record(&self) -> TcpRecord {
+        let flags = self.flags.map(|flags| flags & !flag::MAXACK_SET);
+        TcpRecord { state: self.state, scale: self.scale, flags }
+    }
+
     /// `tcp_options` of a SYN
     fn take_options(&mut self, from: usize, segment: &Segment) {
         self.flags[from] &= flag::BE_LIBERAL;
         self.flags[from] |= options(segment);
         self.scale[from] = segment.window_scale.unwrap_or(0).min(14);
+    }
+
+    /// Whether both sides have been seen in an established connection: then most segments move nothing but the windows.
+    pub(super) fn has_windows(&self) -> bool {
+        self.state == TcpState::Established && self.sides.iter().all(|side| side.max_window != 0)
+    }
+
+    /// What XDP programs follow of it, in their layout (`struct windows` of replay.h, words 1 to 7).
+    pub(super) fn windows(&self) -> replay::Record {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let side = |side: &Side| [pair(side.end, side.max_end), pair(side.max_window, side.max_acknowledgement)];
+        let ([a, b], [c, d]) = (side(&self.sides[0]), side(&self.sides[1]));
+        let [low, high] = self.last_window.to_ne_bytes();
+        let last_window = u32::from_ne_bytes([low, high, self.scale[0], self.scale[1]]);
+        let flags = u32::from_ne_bytes([self.flags[0], self.flags[1], self.last, self.retransmissions]);
+        [
+            a,
+            b,
+            c,
+            d,
+            pair(self.last_sequence, self.last_acknowledgement),
+            pair(self.last_end, last_window),
+            flags.into(),
+        ]
+    }
+
+    /// The inverse.
+    pub(super) fn set_windows(&mut self, record: &replay::Record) {
+        let pair = |word: u64| (word as u32, (word >> 32) as u32);
+        let [a, b, c, d, numbers, end, flags] = *record;
+        for (side, (ends, window)) in self.sides.iter_mut().zip([(a, b), (c, d)]) {
+            (side.end, side.max_end) = pair(ends);
+            (side.max_window, side.max_acknowledgement) = pair(window);
+        }
+        (self.last_sequence, self.last_acknowledgement) = pair(numbers);
+        let (last_end, last_window) = pair(end);
+        self.last_end = last_end;
+        let [low, high, ..] = last_window.to_ne_bytes();
+        self.last_window = u16::from_ne_bytes([low, high]);
+        [self.flags[0], self.flags[1], self.last, self.retransmissions] = (flags as u32).to_ne_bytes();
     }
 
     fn last_set(&self) -> u8 {

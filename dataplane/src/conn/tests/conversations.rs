@@ -4,7 +4,8 @@ use shunt_policy::connection::{Connection, Direction, State, Tracking};
 use shunt_policy::{PuntReason, Stop};
 
 use super::super::Local;
-use super::super::record::TcpState;
+use super::super::exchange::ToWorker;
+use super::super::record::{Record, TcpState};
 use super::super::seen::{Kind, Seen};
 use super::super::settings::Settings;
 use super::super::{Place, exchange::FromWorker};
@@ -275,6 +276,15 @@ fn others_live_by_their_own_time_outs() {
     let desk_of = |protocol: u8, kind: Kind| {
         let mut desk = Desk::new(4);
         let original = tuple(protocol, (CLIENT, 0), (SERVER, 0));
+        if protocol == 47 {
+            // It has to begin in the kernel.
+            let first = desk.connections.tracker(Seen { tuple: original, kind }, Local::No, desk.now);
+            first.punted(PuntReason::KernelConnection);
+            let record = desk.connections.records(desk.now).next().unwrap();
+            assert!(record.kernels);
+            let record = Record { kernels: false, timeout: 30, ..record };
+            desk.connections.tell(ToWorker::Kernel { record, whole: true }, desk.now);
+        }
         desk.pass(Seen { tuple: original, kind }).unwrap();
         let first = timeout_of(&desk);
         desk.pass(Seen { tuple: original.inverse().unwrap(), kind }).unwrap();
@@ -310,7 +320,10 @@ fn errors_belong_to_what_they_quote() {
     let mut desk = Desk::new(4);
     let sent = udp((CLIENT, 5000), (SERVER, 53));
     desk.pass(sent).unwrap();
-    let error = |to: &str, about| Seen { tuple: tuple(1, (PUBLIC, 0), (to, 3 << 8)), kind: Kind::IcmpError { about } };
+    let error = |to: &str, about| Seen {
+        tuple: tuple(1, (PUBLIC, 0), (to, 3 << 8)),
+        kind: Kind::IcmpError { about, sound: true },
+    };
     let connection = desk.pass(error(CLIENT, sent.tuple)).unwrap();
     assert_eq!((connection.state, connection.direction), (State::Related, Direction::Reply));
     let answer = sent.tuple.inverse().unwrap();

@@ -78,8 +78,17 @@ fn changes_and_the_passing_of_time_are_told() {
     tracker.keep_mark(Mark(7));
     tracker.forwarded().unwrap();
     assert_eq!(lives(&desk.told())[0].mark, Mark(7));
+    // A farewell is under way for a moment only: what there is budget for is told, and its end.
     desk.pass(tcp(server, segment(FIN | ACK, 301, 101, 0))).unwrap();
-    assert_eq!(lives(&desk.told())[0].tcp.unwrap().state, TcpState::FinWait);
+    assert_eq!(desk.told(), []);
+    desk.connections.most_early = 1;
+    desk.wait(1);
+    desk.pass(tcp(client, segment(ACK, 101, 302, 0))).unwrap();
+    assert_eq!(lives(&desk.told())[0].tcp.unwrap().state, TcpState::CloseWait);
+    desk.pass(tcp(client, segment(FIN | ACK, 101, 302, 0))).unwrap();
+    assert_eq!(desk.told(), []);
+    desk.pass(tcp(server, segment(ACK, 302, 102, 0))).unwrap();
+    assert_eq!(lives(&desk.told())[0].tcp.unwrap().state, TcpState::TimeWait);
     desk.wait(120);
     desk.connections.sweep(desk.now, 8);
     assert_eq!(desk.told(), [FromWorker::Ended { original: client, reply: server }]);
@@ -164,6 +173,8 @@ fn what_is_the_kernels_is_punted_and_its_tuples_are_taken() {
     let reply = desk.source_nat(udp((CLIENT, 5000), (SERVER, 53)), &to(PUBLIC)).unwrap();
     assert_ne!(reply.destination.port, 5000);
     desk.wait(100);
+    assert_eq!(desk.pass(udp_of(own.reply)), Err(KERNELS), "what the kernel forwards prolongs it");
+    desk.connections.tell(ToWorker::Ended { original: own.original, reply: own.reply }, desk.now);
     assert_eq!(desk.state(udp_of(own.reply)), State::New);
     let helped = Record { kernels: true, ..record(connection(), connection().inverse().unwrap()) };
     hear(&mut desk, helped, true);

@@ -1,6 +1,7 @@
 //! The table as a whole, by what it says of packets.
 
 mod conversations;
+mod copies;
 mod corpus;
 mod exchange;
 mod model;

@@ -107,7 +107,8 @@ fn turn(desk: &mut Desk, list: &mut List, tuple: Tuple, range: Option<&Range>) {
         let inverse = flow.reply.inverse().unwrap();
         let expected = (!reply && inverse.source != flow.original.source).then_some(inverse.source);
         assert_eq!(became, expected);
-        return tracker.forwarded().unwrap();
+        tracker.forwarded().unwrap();
+        return;
     }
     assert_eq!(connection.state, State::New);
     if let Some(range) = range {

@@ -60,6 +60,28 @@ fn a_table_of_the_assured_takes_nobody_in() {
     assert_eq!(desk.state(late), State::New);
 }
 
+/// What closes is assured, too, and goes after all that is not.
+#[test]
+fn a_full_table_lets_go_of_what_is_closing() {
+    let mut desk = Desk::new(16);
+    for number in 0..16 {
+        established(&mut desk, number);
+    }
+    let late = |number: u32| udp((&client(100 + number), 1), (SERVER, 2));
+    assert_eq!(desk.pass(late(0)), Err(Stop::Drop(DropReason::ConntrackFull)));
+    for number in 0..8 {
+        let original = tuple(6, (&client(number), 40_000), (SERVER, 443));
+        desk.pass(tcp(original, segment(FIN | ACK, 101, 301, 0))).unwrap();
+    }
+    for number in 0..100 {
+        desk.pass(late(number)).unwrap();
+    }
+    for number in 8..16 {
+        let original = tuple(6, (&client(number), 40_000), (SERVER, 443));
+        assert_eq!(desk.state(tcp(original, segment(ACK, 101, 301, 0))), State::Established);
+    }
+}
+
 #[test]
 fn the_kernels_go_first() {
     let mut desk = Desk::new(8);

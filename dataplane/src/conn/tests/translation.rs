@@ -5,8 +5,9 @@ use shunt_policy::{DropReason, Ifindex, PuntReason, Stop};
 
 use super::super::seen::{Kind, Seen};
 use super::super::settings::Settings;
-use super::super::{Inner, Local, Place};
+use super::super::{Exhausted, Local, Place};
 use super::support::*;
+use crate::packet::Ends;
 
 const WAN: Option<Ifindex> = Some(Ifindex(2));
 const OTHER_WAN: Option<Ifindex> = Some(Ifindex(3));
@@ -42,6 +43,8 @@ fn a_masqueraded_connection_and_its_answers() {
     // By another way out.
     let mut tracker = desk.connections.tracker(query, Local::No, desk.now);
     tracker.track().unwrap();
+    let moves = [WAN, OTHER_WAN].map(|oif| tracker.moves(oif.unwrap()));
+    assert_eq!(moves, [false, true], "though it were by the way it came in, it is not the kernel's");
     assert_eq!(tracker.translate(Manip::Source, OTHER_WAN, None), Err(Stop::Drop(DropReason::NatMoved)));
     tracker.dropped();
     assert_eq!(desk.connections.len(), 0);
@@ -141,7 +144,7 @@ fn errors_show_each_side_its_own_addresses() {
     let router = "198.51.100.254";
     let error = |kind: u16, about: Tuple| Seen {
         tuple: tuple(1, (router, 0), (PUBLIC, kind << 8)),
-        kind: Kind::IcmpError { about },
+        kind: Kind::IcmpError { about, sound: true },
     };
     // A router far out has seen the public address.
     let about = tuple(17, (PUBLIC, port), (SERVER, 53));
@@ -150,19 +153,26 @@ fn errors_show_each_side_its_own_addresses() {
     assert_eq!((connection.state, connection.direction), (State::Related, Direction::Reply));
     assert_eq!(tracker.translate(Manip::Destination, None, None), Ok(Some(end("192.0.2.2", 0))));
     assert_eq!(tracker.translate(Manip::Source, WAN, None), Ok(None));
-    assert_eq!(tracker.inner(), Some(Inner { source: Some(end("192.0.2.2", 5000)), destination: None }));
+    assert_eq!(tracker.inner(), Some(Ends { source: Some(end("192.0.2.2", 5000)), destination: None }));
     tracker.forwarded().unwrap();
     // The client itself complains of an answer: what it has seen is its own address.
     let complaint = Seen {
         tuple: tuple(1, ("192.0.2.2", 0), (SERVER, 3 << 8 | 3)),
-        kind: Kind::IcmpError { about: tuple(17, (SERVER, 53), ("192.0.2.2", 5000)) },
+        kind: Kind::IcmpError { about: tuple(17, (SERVER, 53), ("192.0.2.2", 5000)), sound: true },
     };
     let mut tracker = desk.connections.tracker(complaint, Local::No, desk.now);
     assert_eq!(tracker.track().unwrap().direction, Direction::Original);
     assert_eq!(tracker.translate(Manip::Destination, None, None), Ok(None));
     assert_eq!(tracker.translate(Manip::Source, WAN, None), Ok(Some(end(PUBLIC, 0))));
-    assert_eq!(tracker.inner(), Some(Inner { source: None, destination: Some(end(PUBLIC, port)) }));
+    assert_eq!(tracker.inner(), Some(Ends { source: None, destination: Some(end(PUBLIC, port)) }));
     tracker.forwarded().unwrap();
+    let spoiled = Seen { kind: Kind::IcmpError { about, sound: false }, ..error(11, about) };
+    let mut tracker = desk.connections.tracker(spoiled, Local::Ours, desk.now);
+    assert_eq!(
+        tracker.track(),
+        Err(Stop::Punt(PuntReason::Conntrack)),
+        "the kernel's nat, where it is there, drops it"
+    );
     let mut tracker = desk.connections.tracker(error(5, about), Local::Ours, desk.now);
     tracker.track().unwrap();
     assert_eq!(tracker.translate(Manip::Destination, None, None), Err(Stop::Punt(PuntReason::Nat)));
@@ -181,7 +191,9 @@ fn a_range_that_is_used_up_drops() {
     assert_eq!(ports, [2000, 2001, 2002, 2003]);
     let fifth = udp(("192.0.2.5", 5000), (SERVER, 53));
     assert_eq!(desk.source_nat(fifth, &range), Err(Stop::Drop(DropReason::NatExhausted)));
-    assert_eq!(desk.connections.counts().exhausted_towards, Some(end(SERVER, 53)));
+    assert_eq!(desk.source_nat(fifth, &range), Err(Stop::Drop(DropReason::NatExhausted)));
+    let full = Exhausted { protocol: 17, destination: end(SERVER, 53), packets: 2 };
+    assert_eq!(desk.connections.counts().exhausted_towards.0[..2], [Some(full), None]);
     // Full is a destination, not the address.
     assert!(desk.source_nat(udp(("192.0.2.5", 5000), ("198.51.100.21", 53)), &range).is_ok());
     desk.wait(30);

@@ -8,21 +8,26 @@ const STAND_IN: Mac = Mac([2, 9, 9, 9, 9, 9]);
 const LONGEST: u32 = 1514;
 
 fn program(punted: Option<Mac>, serving: bool) -> Program {
-    let served = ServedMap::create(4 * 65536 + 256).expect("root may make a map");
-    let program = Program::load(1, &served).expect("root may load the program");
+    let served = MappedArray::create("served", 8, 4 * 65536 + 256).expect("root may make a map");
+    let program = Program::load(1, &served, None).expect("root may load the program");
     program
-        .configure(PortConfig { mac: OWN, punted, serving, translates: false, tracks: false, longest: LONGEST })
+        .configure(PortConfig {
+            mac: OWN,
+            punted,
+            serving,
+            translates: false,
+            tracks: false,
+            longest: LONGEST,
+            replays: false,
+        })
         .expect("the port map takes its value");
     program.add_local("198.51.100.1".parse().expect("an address")).expect("room in the map");
     program.add_local("2001:db8::1".parse().expect("an address")).expect("room in the map");
     program
 }
 
-/// The verdict, why the frame was left to the kernel (`None`: it was for us), and the frame afterwards.
-///
-/// Without a socket in the XSKMAP a frame for us is passed as well, but not counted.
-fn run(program: &Program, frame: &[u8]) -> (u32, Option<PassReason>, Vec<u8>) {
-    let before = program.passed();
+/// The verdict, and the frame afterwards.
+pub(super) fn verdict(program: &Program, frame: &[u8]) -> (u32, Vec<u8>) {
     let mut output = vec![0; frame.len() + 256];
     // SAFETY: all-zero is a valid value of this plain C struct.
     let mut options: libbpf_sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
@@ -36,10 +41,19 @@ fn run(program: &Program, frame: &[u8]) -> (u32, Option<PassReason>, Vec<u8>) {
     let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.program.as_raw_fd(), &raw mut options) };
     assert_eq!(result, 0, "BPF_PROG_RUN");
     output.truncate(options.data_size_out as usize);
+    (options.retval, output)
+}
+
+/// The verdict, why the frame was left to the kernel (`None`: it was for us), and the frame afterwards.
+///
+/// Without a socket in the XSKMAP a frame for us is passed as well, but not counted.
+fn run(program: &Program, frame: &[u8]) -> (u32, Option<PassReason>, Vec<u8>) {
+    let before = program.passed();
+    let (verdict, output) = verdict(program, frame);
     let after = program.passed();
     let counted: Vec<_> = PassReason::ALL.into_iter().filter(|r| after[r.index()] != before[r.index()]).collect();
     assert!(counted.len() <= 1, "counted once: {counted:?}");
-    (options.retval, counted.first().copied(), output)
+    (verdict, counted.first().copied(), output)
 }
 
 fn ipv4() -> Vec<u8> {

@@ -1,13 +1,16 @@
 //! A case of conversations, and what to say of one in which the routers differ.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Difference, Talk, Told, hold, tables};
 use crate::twin::Twin;
 use crate::twin::campaign::{Report, SHRINKING, TRIES, dice, prepare};
 use crate::twin::command::Command;
 use crate::twin::random::{self, Kind};
+
+/// With this in the environment, both routers stay for so many seconds as they are when a difference has been made smaller.
+const HOLD: &str = "TWIN_HOLD";
 
 /// Conversations of each case.
 const TALKS: usize = 48;
@@ -40,6 +43,7 @@ pub(in crate::twin) fn case(twin: &mut Twin, seed: u64, number: u64, report: &mu
         report.late += others;
         return;
     }
+    println!("case {number}, each time: {}", differences[0].told);
     let text = tell(twin, seed, number, &commands, &talks, &differences[0]);
     // At once: the end of the daemon may have its own word on it.
     println!("{text}");
@@ -128,5 +132,9 @@ fn tell(
     let [kernel, shunt] = [twin.kernel(), twin.shunt()].map(|router| router.try_run("conntrack -L").stdout);
     let _ = writeln!(text, "conntrack of the kernel's router\n{kernel}of shunt's\n{shunt}");
     let _ = writeln!(text, "{}", twin.daemon().status()["counters"]);
+    if let Some(seconds) = std::env::var(HOLD).ok().and_then(|seconds| seconds.parse().ok()) {
+        println!("{text}holding for {seconds} s");
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
     text
 }

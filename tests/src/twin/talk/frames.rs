@@ -58,6 +58,11 @@ pub(super) fn quotes(protocol: u8, kind: u8) -> bool {
     }
 }
 
+pub(super) fn is_redirect(frame: &[u8]) -> bool {
+    parts(frame, 14)
+        .is_some_and(|parts| matches!((parts.protocol, frame.get(parts.body)), (1, Some(5)) | (58, Some(137))))
+}
+
 /// Whether a frame belongs to a conversation of this protocol: errors do not.
 pub(super) fn is_of(frame: &[u8], protocol: u8) -> bool {
     let Some(parts) = parts(frame, 14) else { return false };
@@ -185,8 +190,10 @@ fn error(
         old.copy_from_slice(&tag.to_be_bytes());
     }
     if spoiled {
-        // Of the destination: the source may be a port drawn at random.
-        *quote.get_mut(quoted_parts.body - 14 + 3)? ^= 1;
+        // Of the destination: the source may be a port drawn at random. Of ICMP it is the checksum, which is as far off then whatever
+        // identifier was drawn: a bit that is turned would make it more on one router and less on the other.
+        let spoiled = quote.get_mut(quoted_parts.body - 14 + 3)?;
+        *spoiled = spoiled.wrapping_add(1);
     }
     // The MTU of the next hop, where that is what it is about.
     let [high, low] = 1280u16.to_be_bytes();

@@ -9,11 +9,16 @@ mod tables;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{Outcome, QUIET, Twin, packet};
 
 pub(super) use case::case;
 use likeness::{Pairs, Verdict};
+
+/// Between the packets of a round in which conversations begin. The kernel takes the tuple of a punted one for itself, and the workers
+/// hear of it some milliseconds later; which of two conversations gets a tuple that both want must not depend on that.
+const BEGINNING: Duration = Duration::from_millis(10);
 
 /// What one host says to another, and what comes back.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -117,7 +122,8 @@ pub(super) fn hold(twin: &mut Twin, talks: &[Talk]) -> Told {
             let frames = [0, 1].map(|router| frames::frame(talk, step, tag, &heard[number][router]));
             under.insert(tag, Under { talk: number, step: *step, frames });
         }
-        let outcomes = exchange(twin, &under);
+        let begins = talks.iter().any(|talk| talk.start == round);
+        let outcomes = exchange(twin, &under, if begins { BEGINNING } else { Duration::ZERO });
         for (tag, under) in &under {
             let [kernel, shunt] = [0, 1].map(|router| outcomes[router].get(tag).cloned().unwrap_or_default());
             told.packets += 1;
@@ -152,7 +158,7 @@ fn misfits(twin: &Twin) -> u64 {
 }
 
 /// What came out of both routers, by tag. A reset quotes nothing, and a short quote no tag.
-fn exchange(twin: &mut Twin, under: &BTreeMap<u32, Under>) -> [HashMap<u32, Outcome>; 2] {
+fn exchange(twin: &mut Twin, under: &BTreeMap<u32, Under>, pause: Duration) -> [HashMap<u32, Outcome>; 2] {
     let sent = under.values().map(|under| under.frames.clone());
     let tag_of = |router: usize, frame: &[u8]| {
         packet::tag(frame)
@@ -164,7 +170,7 @@ fn exchange(twin: &mut Twin, under: &BTreeMap<u32, Under>) -> [HashMap<u32, Outc
             })
             .or_else(|| under.keys().copied().find(|tag| frames::has_identification(frame, *tag)))
     };
-    let mut outcomes = twin.pass(sent, QUIET, tag_of);
+    let mut outcomes = twin.pass(sent, pause, QUIET, tag_of);
     for outcome in outcomes.iter_mut().flat_map(HashMap::values_mut) {
         outcome.sort_by_key(|(port, frame)| (*port, frame.len()));
     }

@@ -7,12 +7,16 @@
 //! Nodes are shared between copies: `clone` is one pointer, and a change copies the path to the changed prefix (at most 6 nodes
 //! for IPv4, 22 for IPv6), so the next generation costs what changed and not what exists.
 //!
-//! A look-up is one node per six bits of the longest branch, no allocation.
+//! A look-up is one node per six bits of the longest branch, no allocation. Of a large IPv4 table the first answer comes from an index
+//! ([`direct`]), which takes more memory; small tables stay small.
+
+mod direct;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::names::{Family, Prefix};
+use direct::{Change, Direct};
 
 const STRIDE: u32 = 6;
 /// How many bits of the root's chunk stand before the address and are always 0.
@@ -33,11 +37,32 @@ const COVERING: [u64; 64] = {
     masks
 };
 
+/// IPv4 prefixes from which on a table has an index, and below which it has none any more. The index of real routes is some 60 MB, however
+/// many they are.
+const INDEXED: (usize, usize) = (200_000, 100_000);
+
+/// What is kept of a prefix: a number below 2^25, for the index to hold (or there is none).
+pub trait Value: Copy {
+    fn number(self) -> u32;
+    fn numbered(number: u32) -> Self;
+}
+
+impl Value for u32 {
+    fn number(self) -> u32 {
+        self
+    }
+
+    fn numbered(number: u32) -> Self {
+        number
+    }
+}
+
 /// A map from prefixes of one family to values.
 #[derive(Clone, Debug)]
 pub struct Fib<T> {
     root: Arc<Node<T>>,
     prefixes: usize,
+    direct: Option<Direct>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,13 +84,13 @@ impl<T> Node<T> {
     }
 }
 
-impl<T: Clone> Default for Fib<T> {
+impl<T> Default for Fib<T> {
     fn default() -> Self {
-        Fib { root: Arc::new(Node::empty()), prefixes: 0 }
+        Fib { root: Arc::new(Node::empty()), prefixes: 0, direct: None }
     }
 }
 
-impl<T: Clone> Fib<T> {
+impl<T: Value> Fib<T> {
     /// Number of prefixes that have a value.
     pub fn len(&self) -> usize {
         self.prefixes
@@ -78,19 +103,48 @@ impl<T: Clone> Fib<T> {
     /// The first accepted value on the way from the longest matching prefix to the shortest, as the kernel backtracks when no
     /// route of a prefix suits (`fib_table_lookup`). `address` is left-aligned, see [`aligned`].
     /// `accept` is told the length of the prefix.
-    pub fn lookup<'a, R>(&'a self, address: u128, mut accept: impl FnMut(u8, &'a T) -> Option<R>) -> Option<R> {
-        let mut limit = u32::MAX;
-        loop {
-            let (length, value) = self.longest_below(address, limit)?;
-            if let Some(found) = accept(length as u8, value) {
-                return Some(found);
+    pub fn lookup<R>(&self, address: u128, mut accept: impl FnMut(u8, T) -> Option<R>) -> Option<R> {
+        let (length, value) = match &self.direct {
+            Some(direct) => {
+                direct.longest((address >> 96) as u32).map(|(length, number)| (length, T::numbered(number)))
             }
+            None => self.longest(address),
+        }?;
+        let mut limit = length;
+        let mut found = accept(length as u8, value);
+        while found.is_none() {
+            let (length, value) = self.longest_below(address, limit)?;
+            found = accept(length as u8, value);
             limit = length;
+        }
+        found
+    }
+
+    /// The value of the longest matching prefix, and the length of that.
+    fn longest(&self, address: u128) -> Option<(u32, T)> {
+        let mut node = &*self.root;
+        let mut chunk = chunk_at(address, 0);
+        let mut rest = address << (STRIDE - LEAD);
+        let mut depth = 0;
+        let mut best = None;
+        loop {
+            let covering = node.internal & COVERING[chunk];
+            if covering != 0 {
+                best = Some((node, 63 - covering.leading_zeros(), depth));
+            }
+            if node.external >> chunk & 1 == 0 {
+                let (node, bit, depth) = best?;
+                return Some((length_at(depth, bit), node.values[rank(node.internal, bit)]));
+            }
+            node = &node.children[rank(node.external, chunk as u32)];
+            chunk = (rest >> (128 - STRIDE)) as usize;
+            rest <<= STRIDE;
+            depth += 1;
         }
     }
 
-    /// The value of the longest matching prefix that is shorter than `limit` bits.
-    fn longest_below(&self, address: u128, limit: u32) -> Option<(u32, &T)> {
+    /// The same among prefixes that are shorter than `limit` bits.
+    fn longest_below(&self, address: u128, limit: u32) -> Option<(u32, T)> {
         let mut node = &*self.root;
         let mut depth = 0;
         let mut best = None;
@@ -104,8 +158,7 @@ impl<T: Clone> Fib<T> {
             let covering = node.internal & COVERING[chunk] & allowed;
             if covering != 0 {
                 let bit = 63 - covering.leading_zeros();
-                let length = depth * STRIDE + (31 - bit.leading_zeros()) - LEAD;
-                best = Some((length, &node.values[rank(node.internal, bit)]));
+                best = Some((length_at(depth, bit), node.values[rank(node.internal, bit)]));
             }
             if node.external >> chunk & 1 == 0 {
                 return best;
@@ -117,6 +170,30 @@ impl<T: Clone> Fib<T> {
 
     /// Sets the value of exactly this prefix and returns the former one.
     pub fn insert(&mut self, prefix: Prefix, value: T) -> Option<T> {
+        let old = self.insert_into_tree(prefix, value);
+        self.prefixes += usize::from(old.is_none());
+        match &mut self.direct {
+            _ if value.number() >= direct::VALUES => self.direct = None,
+            Some(direct) => direct.change(&change(prefix, Some((prefix.length(), value)), i32::from(old.is_none()))),
+            None if self.prefixes >= INDEXED.0 && prefix.family() == Family::V4 => self.direct = self.index(),
+            None => {}
+        }
+        old
+    }
+
+    /// None if a value does not fit into it.
+    fn index(&self) -> Option<Direct> {
+        let mut direct = Direct::default();
+        for (address, length, value) in self.iter() {
+            if value.number() >= direct::VALUES {
+                return None;
+            }
+            direct.change(&change(prefix(Family::V4, address, length), Some((length, *value)), 1));
+        }
+        Some(direct)
+    }
+
+    fn insert_into_tree(&mut self, prefix: Prefix, value: T) -> Option<T> {
         let address = aligned(prefix);
         let (steps, bit) = place(prefix);
         let mut node = Arc::make_mut(&mut self.root);
@@ -135,7 +212,6 @@ impl<T: Clone> Fib<T> {
         }
         node.internal |= 1 << bit;
         insert_at(&mut node.values, at, value);
-        self.prefixes += 1;
         None
     }
 
@@ -146,6 +222,13 @@ impl<T: Clone> Fib<T> {
         let (steps, bit) = place(prefix);
         let removed = remove_below(Arc::make_mut(&mut self.root), aligned(prefix), 0, steps, bit);
         self.prefixes -= usize::from(removed.is_some());
+        if self.prefixes < INDEXED.1 {
+            self.direct = None;
+        }
+        let next = self.longest_below(aligned(prefix), prefix.length().into());
+        if let Some(direct) = &mut self.direct {
+            direct.change(&change(prefix, next.map(|(length, value)| (length as u8, value)), -1));
+        }
         removed
     }
 
@@ -177,8 +260,7 @@ impl<T: Clone> Fib<T> {
                     bits &= bits - 1;
                     let inside = 31 - bit.leading_zeros();
                     let chunk = (bit ^ (1 << inside)) << (STRIDE - inside);
-                    let length = depth * STRIDE + inside - LEAD;
-                    ready.push((address | chunk_bits(chunk, depth), length as u8, value));
+                    ready.push((address | chunk_bits(chunk, depth), length_at(depth, bit) as u8, value));
                 }
                 let mut bits = node.external;
                 for child in &node.children {
@@ -189,6 +271,16 @@ impl<T: Clone> Fib<T> {
             }
             ready.pop()
         })
+    }
+}
+
+/// Of an IPv4 prefix, after which `best` is the longest match where it was.
+fn change<T: Value>(prefix: Prefix, best: Option<(u8, T)>, count: i32) -> Change {
+    Change {
+        address: (aligned(prefix) >> 96) as u32,
+        length: prefix.length().into(),
+        best: best.map(|(length, value)| (length.into(), value.number())),
+        count,
     }
 }
 
@@ -261,6 +353,11 @@ fn chunk_at(address: u128, depth: u32) -> usize {
     }
 }
 
+/// The length of the prefix that is this bit of `internal`.
+fn length_at(depth: u32, bit: u32) -> u32 {
+    depth * STRIDE + (31 - bit.leading_zeros()) - LEAD
+}
+
 /// The inverse of [`chunk_at`].
 fn chunk_bits(chunk: u32, depth: u32) -> u128 {
     match depth {
@@ -286,7 +383,7 @@ mod tests {
     }
 
     fn find(fib: &Fib<u32>, address: &str) -> Option<u32> {
-        fib.lookup(aligned_address(address.parse().unwrap()), |_, value| Some(*value))
+        fib.lookup(aligned_address(address.parse().unwrap()), |_, value| Some(value))
     }
 
     #[test]
@@ -314,11 +411,11 @@ mod tests {
             let mut fib = Fib::default();
             let all: Vec<_> =
                 (0..=family.bits()).map(|length| Prefix::new(address.parse().unwrap(), length).unwrap()).collect();
-            all.iter().for_each(|one| assert_eq!(fib.insert(*one, one.length()), None));
+            all.iter().for_each(|one| assert_eq!(fib.insert(*one, u32::from(one.length())), None));
             let mut listed: Vec<_> =
                 fib.iter().map(|(address, length, value)| (prefix_of(family, address, length), *value)).collect();
             listed.sort_by_key(|(prefix, _)| prefix.length());
-            assert_eq!(listed, all.iter().map(|one| (*one, one.length())).collect::<Vec<_>>());
+            assert_eq!(listed, all.iter().map(|one| (*one, u32::from(one.length()))).collect::<Vec<_>>());
         }
     }
 
@@ -330,9 +427,72 @@ mod tests {
         }
         let address = aligned_address("198.18.5.9".parse().unwrap());
         for most in (0..=3).rev() {
-            assert_eq!(fib.lookup(address, |_, value| (*value <= most).then_some(*value)), Some(most));
+            assert_eq!(fib.lookup(address, |_, value| (value <= most).then_some(value)), Some(most));
         }
         assert_eq!(fib.lookup(address, |_, _| None::<u32>), None);
+    }
+
+    /// A large table, and changes of all lengths in and around prefixes that are there: the index says what the tree says.
+    #[test]
+    fn a_large_table_answers_as_the_tree_does() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut fib = Fib::default();
+        let mut all = Vec::new();
+        let new = |random: &mut fastrand::Rng, all: &[Prefix]| {
+            let bits = random.u32(1..20);
+            let address = match random.u8(..8) {
+                0..4 => random.u32(..),
+                4 => 0xc633_6400 | random.u32(..256),
+                _ => (aligned(all[random.usize(..all.len())]) >> 96) as u32 ^ random.u32(..1 << bits),
+            };
+            let usual = [8, 12, 13, 16, 20, 22, 23, 24, 24, 24, 24, 25, 28, 32][random.usize(..14)];
+            let length = if random.bool() { usual } else { random.u8(..=32) };
+            Prefix::new(IpAddr::V4(address.into()), length).unwrap()
+        };
+        all.push(prefix("0.0.0.0/0"));
+        let mut before = None;
+        let mut compared = 0;
+        for step in 0..900_000u32 {
+            if step < 500_000 || random.bool() {
+                let one = new(&mut random, &all);
+                fib.insert(one, random.u32(..1000));
+                all.push(one);
+            } else {
+                let at = random.usize(..all.len());
+                fib.remove(all.swap_remove(at));
+            }
+            if step == 700_000 {
+                before = Some((
+                    fib.clone(),
+                    fib.iter().map(|(address, length, value)| (address, length, *value)).collect::<Vec<_>>(),
+                ));
+            }
+            if step % 4 == 0 && fib.direct.is_some() {
+                let at = match random.bool() {
+                    true => aligned(all[random.usize(..all.len())]) ^ u128::from(random.u32(..512)) << 96,
+                    false => u128::from(random.u32(..)) << 96,
+                };
+                let found = fib.lookup(at, |length, value| Some((u32::from(length), value)));
+                assert_eq!(
+                    found,
+                    fib.longest_below(at, u32::MAX),
+                    "step {step}, {:?}",
+                    self::prefix_of(Family::V4, at, 32)
+                );
+                compared += 1;
+            }
+        }
+        assert!(compared > 50_000, "{compared}");
+        let (before, listed) = before.unwrap();
+        for (address, length, _) in listed.iter().step_by(7) {
+            let found = before.lookup(*address, |length, value| Some((u32::from(length), value)));
+            assert!(found >= Some((u32::from(*length), 0)));
+            assert_eq!(found, before.longest_below(*address, u32::MAX), "of a copy");
+        }
+        while let Some(one) = all.pop() {
+            fib.remove(one);
+        }
+        assert!(fib.is_empty() && fib.direct.is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A running `shunt`.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::eventually;
-use super::namespace::{Namespace, Output, Process};
+use crate::eventually;
+use crate::namespace::{Failed, Namespace, Output, Process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest that a decision stays in doubt, and some.
@@ -21,6 +21,7 @@ const SETTLING: Duration = Duration::from_secs(8);
 pub struct Daemon {
     namespace: Namespace,
     process: Process,
+    binary: PathBuf,
     socket: String,
     lines: Receiver<String>,
     /// All that it printed until it was ready.
@@ -66,32 +67,61 @@ impl Namespace {
     ///
     /// If it does not get ready, with what it said.
     pub fn start_shunt(&self, arguments: &str) -> Daemon {
-        let mut daemon = Daemon::spawn(self, arguments);
+        self.try_start_shunt(&[], &shunt_binary(), arguments).unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// The same with flows that the XDP program forwards.
+    pub fn start_shunt_with_replay(&self, arguments: &str) -> Daemon {
+        self.prepare_far_ends();
+        self.start_shunt(&format!("--replay on {arguments}"))
+    }
+
+    /// Has the other ends of its cables take frames that are redirected to them (with GRO a veth has NAPI, see veth_napi_enable), and compute
+    /// the checksums of what they send.
+    pub fn prepare_far_ends(&self) {
+        for (namespace, device) in self.far_ends() {
+            namespace.run(&format!("ethtool -K {device} gro on tx off"));
+        }
+    }
+
+    /// Starts `binary` by the words of `launcher` (`taskset -c 1`, say) and waits until it forwards.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get ready, with what it said.
+    pub fn try_start_shunt(&self, launcher: &[&str], binary: &Path, arguments: &str) -> Result<Daemon, Failed> {
+        let mut daemon = Daemon::spawn(self, launcher, binary, arguments);
         let end = Instant::now() + PATIENCE;
+        let failed = |said: String| {
+            let command = format!("shunt run {arguments}");
+            Err(Failed { place: self.name().to_owned(), command, said })
+        };
         loop {
             match daemon.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let ready = line.starts_with("ready");
                     daemon.greeting.push(line);
                     if ready {
-                        return daemon;
+                        return Ok(daemon);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("shunt is not ready after {PATIENCE:?}: {:?}", daemon.greeting)
+                    return failed(format!("not ready after {PATIENCE:?}: {:?}", daemon.greeting));
                 }
-                Err(RecvTimeoutError::Disconnected) => panic!("shunt ended before it was ready: {:?}", daemon.finish()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return failed(format!("ended before it was ready: {:?}", daemon.finish()));
+                }
             }
         }
     }
 }
 
 impl Daemon {
-    fn spawn(namespace: &Namespace, arguments: &str) -> Self {
-        let binary = shunt_binary();
+    fn spawn(namespace: &Namespace, launcher: &[&str], binary: &Path, arguments: &str) -> Self {
         let binary = binary.to_str().expect("a path of text");
         let socket = format!("/run/shunt-{}.sock", namespace.name());
-        let mut words = vec![binary, "run", "--socket", &socket];
+        let mut words = launcher.to_vec();
+        words.extend([binary, "run", "--socket", &socket]);
         words.extend(arguments.split_whitespace());
         let mut child = namespace
             .command(&words)
@@ -110,7 +140,8 @@ impl Daemon {
             }
         });
         let process = Process::from_child(child);
-        Daemon { namespace: namespace.clone(), process, socket, lines, greeting: Vec::new() }
+        let binary = binary.into();
+        Daemon { namespace: namespace.clone(), process, binary, socket, lines, greeting: Vec::new() }
     }
 
     /// `shunt status --json`.
@@ -135,7 +166,7 @@ impl Daemon {
 
     /// `shunt explain` as the operator reads it.
     pub fn explain_text(&self, arguments: &str) -> String {
-        self.namespace.shunt(&format!("explain {arguments} --socket {}", self.socket)).stdout
+        self.shunt(&format!("explain {arguments} --socket {}", self.socket)).stdout
     }
 
     /// `shunt reload --json`.
@@ -148,15 +179,24 @@ impl Daemon {
         self.ask("rules")
     }
 
+    /// What the mirror holds, as `shunt mirror --json` prints it.
+    pub fn mirror(&self) -> Value {
+        self.ask("mirror")
+    }
+
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    pub(super) fn ask(&self, question: &str) -> Value {
-        let output = self.namespace.shunt(&format!("{question} --json --socket {}", self.socket));
+    fn ask(&self, question: &str) -> Value {
+        let output = self.shunt(&format!("{question} --json --socket {}", self.socket));
         assert_eq!(output.code, 0, "shunt {question}: {}", output.stderr);
         serde_json::from_str(&output.stdout)
             .unwrap_or_else(|error| panic!("shunt {question}: {error}: {}", output.stdout))
+    }
+
+    fn shunt(&self, arguments: &str) -> Output {
+        self.namespace.try_run(&format!("{} {arguments}", self.binary.display()))
     }
 
     /// Packets forwarded by the workers.
@@ -212,7 +252,7 @@ impl Daemon {
             if !is_running(&mut self.process) {
                 return Some(());
             }
-            let output = self.namespace.shunt(&format!("status --json --socket {}", self.socket));
+            let output = self.shunt(&format!("status --json --socket {}", self.socket));
             let status: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
             verify = status["verify"].clone();
             (verify["pending"] == 0 || verify["divergence_total"] != 0).then_some(())

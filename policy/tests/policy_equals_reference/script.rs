@@ -140,6 +140,10 @@ impl Tracking for Script {
         Ok(Some(Endpoint { address, port: range.ports.map_or(self.ends[0].2, |(first, _)| first) }))
     }
 
+    fn moves(&self, _: Ifindex) -> bool {
+        self.failure[Manip::Source as usize] == Some(Stop::Drop(DropReason::NatMoved))
+    }
+
     fn keep_mark(&mut self, mark: Mark) {
         self.calls.push(Call::KeepMark(mark));
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::namespace::Namespace;
+use crate::namespace::Namespace;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -9,24 +9,38 @@ use arbitrary::script::{Call, script};
 
 use std::collections::HashMap;
 
-use proptest::test_runner::{Config as Settings, TestRunner};
+use proptest::test_runner::{Config as Settings, RngSeed, TestRunner};
 use shunt_policy::config::{CounterSlot, Hops, Route, RouteKind};
 use shunt_policy::{
     Family, Generation, Ifindex, Prefix, Rib, Stop, TableId, Tally, Uncounted, compile, recompile, reference,
 };
 
-/// Configurations; each is asked [`QUERIES`] times.
-const CONFIGURATIONS: u32 = 20_000;
+/// Configurations of each half; each is asked [`QUERIES`] times.
+const CONFIGURATIONS: u32 = 10_000;
 const QUERIES: usize = 50;
 
+/// In two halves, so that two cores share the work.
 #[test]
-fn compiled_equals_reference_on_a_million_pairs() {
-    let settings = Settings { cases: CONFIGURATIONS, failure_persistence: None, ..Settings::default() };
+fn compiled_equals_reference_on_half_a_million_pairs() {
+    compiled_equals_reference(1);
+}
+
+#[test]
+fn compiled_equals_reference_on_another_half_a_million_pairs() {
+    compiled_equals_reference(2);
+}
+
+/// The same pairs from the same seed in every run.
+fn settings(cases: u32, seed: u64) -> Settings {
+    Settings { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(seed), ..Settings::default() }
+}
+
+fn compiled_equals_reference(seed: u64) {
     let mut ends: HashMap<String, u32> = HashMap::new();
     let seen = std::cell::RefCell::new(&mut ends);
     let packet = (arbitrary::query(), script());
     let strategy = (arbitrary::config(), proptest::collection::vec(packet, QUERIES));
-    let result = TestRunner::new(settings).run(&strategy, |(config, packets)| {
+    let result = TestRunner::new(settings(CONFIGURATIONS, seed)).run(&strategy, |(config, packets)| {
         let policy = compile(&config, Generation(1));
         for (query, script) in &packets {
             let script = script.clone().of(query.family());
@@ -57,10 +71,10 @@ fn compiled_equals_reference_on_a_million_pairs() {
     println!("{} pairs: {ends:#?}", ends.values().sum::<u32>());
     assert_eq!(ends.values().sum::<u32>() as usize, CONFIGURATIONS as usize * QUERIES);
     for reason in policy_reasons() {
-        assert!(ends.get(&reason).copied().unwrap_or(0) > 100, "the generator hardly reaches {reason:?}");
+        assert!(ends.get(&reason).copied().unwrap_or(0) > 50, "the generator hardly reaches {reason:?}");
     }
-    assert!(ends["forward"] > 50_000, "the generator hardly forwards");
-    assert!(ends["forward translated"] > 2_000, "the generator hardly translates");
+    assert!(ends["forward"] > 25_000, "the generator hardly forwards");
+    assert!(ends["forward translated"] > 1_000, "the generator hardly translates");
 }
 
 /// The rules that say that they count a packet.
@@ -76,14 +90,13 @@ impl Tally for Counted {
 /// Routes come and go, one at a time; what is compiled at the cost of the change answers as the literal reference does.
 #[test]
 fn recompiled_equals_reference() {
-    let settings = Settings { cases: 1000, failure_persistence: None, ..Settings::default() };
     let change = (arbitrary::route(), proptest::bool::ANY);
     let strategy = (
         arbitrary::config(),
         proptest::collection::vec(change, 1..30),
         proptest::collection::vec((arbitrary::query(), script()), 10),
     );
-    let result = TestRunner::new(settings).run(&strategy, |(mut config, changes, packets)| {
+    let result = TestRunner::new(settings(1000, 3)).run(&strategy, |(mut config, changes, packets)| {
         // So many that they do not stand together, and that some numbers are free.
         let mut rib = Rib::default();
         for number in 0..150 {

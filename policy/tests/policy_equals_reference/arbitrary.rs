@@ -153,6 +153,7 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
                 addresses,
                 group,
                 transmit,
+                takes_redirected: src_valid_mark,
             }
         })
     };

@@ -1,7 +1,9 @@
 //! One network namespace, and processes in it.
 
 use std::fs::File;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -9,6 +11,8 @@ use nix::sched::{CloneFlags, setns};
 #[derive(Clone, Debug)]
 pub struct Namespace {
     name: String,
+    /// The other ends of its veth pairs: namespace and device.
+    far_ends: Arc<Mutex<Vec<(Namespace, String)>>>,
 }
 
 /// What a command printed.
@@ -20,24 +24,46 @@ pub struct Output {
     pub code: i32,
 }
 
+/// A command that did not do its work.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+#[error("in {place}: {command}\n{said}")]
+pub struct Failed {
+    /// The namespace, or `the lab`.
+    pub place: String,
+    pub command: String,
+    /// Exit code and all that it printed.
+    pub said: String,
+}
+
 /// A process that ends with its owner, or with the thread that started it.
 #[derive(Debug)]
 pub struct Process(Child);
 
 impl Namespace {
-    pub(super) fn create(name: &str) -> Self {
-        super::run_here(&format!("ip netns add {name}"));
-        let namespace = Namespace { name: name.to_owned() };
-        namespace.run("ip link set lo up");
+    pub(super) fn create(name: &str) -> Result<Self, Failed> {
+        run_here(&format!("ip netns add {name}"))?;
+        let namespace = Namespace { name: name.to_owned(), far_ends: Arc::default() };
+        namespace.attempt("ip link set lo up")?;
         // No waiting for duplicate address detection, and no router advertisements of our own making.
         for key in ["default.accept_dad", "all.accept_dad", "default.dad_transmits", "default.router_solicitations"] {
-            namespace.run(&format!("sysctl -qw net.ipv6.conf.{key}=0"));
+            namespace.attempt(&format!("sysctl -qw net.ipv6.conf.{key}=0"))?;
         }
-        namespace
+        Ok(namespace)
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn is_wired_to(&self, (namespace, device): (&Namespace, &str)) {
+        // By its name alone: two that know each other would never go.
+        let far = Namespace { name: namespace.name.clone(), far_ends: Arc::default() };
+        self.far_ends.lock().unwrap_or_else(PoisonError::into_inner).push((far, device.to_owned()));
+    }
+
+    /// The other ends of its veth pairs.
+    pub(super) fn far_ends(&self) -> Vec<(Namespace, String)> {
+        self.far_ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs a shell command to its end.
@@ -46,27 +72,39 @@ impl Namespace {
     ///
     /// If it fails, with what it said.
     pub fn run(&self, command: &str) -> String {
-        let output = self.try_run(command);
-        assert!(
-            output.code == 0,
-            "in {}: {command}\nexit code {}\n{}{}",
-            self.name,
-            output.code,
-            output.stdout,
-            output.stderr
-        );
-        output.stdout
+        self.attempt(command).unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// Runs a shell command to its end.
+    ///
+    /// # Errors
+    ///
+    /// If it fails, with what it said.
+    pub fn attempt(&self, command: &str) -> Result<String, Failed> {
+        outcome(&self.name, command, self.try_run(command))
+    }
+
+    /// The same with `input` to read.
+    pub fn feed(&self, command: &str, input: &str) -> Result<String, Failed> {
+        let mut process = self.command(&["sh", "-c", command]);
+        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = process.spawn().and_then(|mut child| {
+            let stdin = child.stdin.take();
+            std::thread::scope(|scope| {
+                // Who ends early says himself why.
+                scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+                child.wait_with_output()
+            })
+        });
+        let output = output.unwrap_or_else(|error| panic!("in {}: {command}: {error}", self.name));
+        outcome(&self.name, command, output.into())
     }
 
     /// The same, whatever its exit code.
     pub fn try_run(&self, command: &str) -> Output {
         let output = self.command(&["sh", "-c", command]).stdin(Stdio::null()).output();
         let output = output.unwrap_or_else(|error| panic!("in {}: {command}: {error}", self.name));
-        Output {
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            code: output.status.code().unwrap_or(-1),
-        }
+        output.into()
     }
 
     /// Starts a command and lets it run.
@@ -94,7 +132,7 @@ impl Namespace {
     }
 
     /// Moves the calling thread into this namespace.
-    pub(super) fn join(&self) {
+    fn join(&self) {
         let file = File::open(format!("/run/netns/{}", self.name));
         let file = file.unwrap_or_else(|error| panic!("namespace {}: {error}", self.name));
         setns(file, CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("namespace {}: {error}", self.name));
@@ -127,6 +165,34 @@ impl Namespace {
         let bytes: Vec<u8> =
             text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hexadecimal byte")).collect();
         bytes.try_into().expect("six bytes")
+    }
+}
+
+/// Runs a shell command in the lab but in no namespace of it.
+pub(super) fn run_here(command: &str) -> Result<String, Failed> {
+    let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
+    outcome("the lab", command, output.unwrap_or_else(|error| panic!("sh: {error}")).into())
+}
+
+fn outcome(place: &str, command: &str, output: Output) -> Result<String, Failed> {
+    let Output { stdout, stderr, code } = output;
+    match code {
+        0 => Ok(stdout),
+        _ => Err(Failed {
+            place: place.to_owned(),
+            command: command.to_owned(),
+            said: format!("exit code {code}\n{stdout}{stderr}"),
+        }),
+    }
+}
+
+impl From<std::process::Output> for Output {
+    fn from(output: std::process::Output) -> Self {
+        Output {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The network that most stories are told in.
 
-use super::host::Host;
-use super::namespace::Namespace;
-use super::{Lab, eventually};
+use crate::host::Host;
+use crate::namespace::Namespace;
+use crate::{Lab, eventually};
 
 /// A router with two ways to the same addresses.
 ///

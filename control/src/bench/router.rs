@@ -1,0 +1,172 @@
+//! What forwards: the kernel, shunt by one path or the other, and others that are installed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::CommandFactory;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use shunt_lab::{Daemon, Namespace};
+
+use super::cores::{children_time, run_time, threads_of};
+use super::error::BenchError;
+use super::network::Network;
+use super::scenario::Scenario;
+use crate::cli::Cli;
+
+/// A daemon has settled when in this time the control room has taken less than that.
+const SETTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(20));
+
+/// Something that forwards between `r0` and `r1`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Router {
+    pub name: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Kind {
+    Kernel,
+    /// With these arguments besides.
+    Shunt(String),
+}
+
+/// A router at work. Dropping it ends it; the kernel forwards on.
+pub struct Running {
+    namespace: Namespace,
+    daemon: Option<Daemon>,
+}
+
+/// CPU time in ns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Time {
+    pub workers: u64,
+    /// Everything of a daemon but its workers, the programs that it has run and that have ended included.
+    pub control: u64,
+}
+
+/// Packets by their path, since the router was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Paths {
+    /// By the router itself.
+    pub own: u64,
+    /// Handed to the kernel by it.
+    pub punted: u64,
+}
+
+/// Those that can be measured, the kernel first, and those that cannot, with the reason.
+pub fn all() -> (Vec<Router>, Vec<(String, String)>) {
+    let mut routers = vec![Router { name: "kernel", kind: Kind::Kernel }];
+    let mut skipped = Vec::new();
+    let mut shunt = |name, arguments: &str| routers.push(Router { name, kind: Kind::Shunt(arguments.to_owned()) });
+    if knows_replay() {
+        shunt("shunt, workers", "--replay off");
+        shunt("shunt, replay", "--replay on");
+    } else {
+        shunt("shunt, workers", "");
+        skipped.push(("shunt, replay".to_owned(), "this shunt has no --replay".to_owned()));
+    }
+    let why = match is_installed("dpdk-testpmd") {
+        true => "not driven by this bench yet",
+        false => "not installed (Debian: dpdk)",
+    };
+    skipped.push(("dpdk-testpmd".to_owned(), why.to_owned()));
+    (routers, skipped)
+}
+
+/// Whether there is such a program.
+pub fn is_installed(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where a PATH without them does not look, though `ip netns exec` may.
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.into_iter().any(|folder| folder.join(tool).is_file())
+}
+
+/// What it says of itself; nothing if it is not installed.
+pub fn version(tool: &str) -> String {
+    let output = std::process::Command::new(tool).arg("--version").output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+fn knows_replay() -> bool {
+    let cli = Cli::command();
+    let run = cli.find_subcommand("run");
+    run.is_some_and(|run| run.get_arguments().any(|argument| argument.get_long() == Some("replay")))
+}
+
+impl Router {
+    pub fn takes_part(&self, _scenario: &Scenario) -> bool {
+        true
+    }
+
+    /// Starts it on its cores.
+    pub fn start(&self, network: &Network) -> Result<Running, BenchError> {
+        let namespace = network.namespaces.router.clone();
+        let Kind::Shunt(arguments) = &self.kind else { return Ok(Running { namespace, daemon: None }) };
+        let binary = std::env::current_exe().map_err(BenchError::kernel("the path of this program"))?;
+        let cores = network.cores.router.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let arguments = format!("--dev r0 --dev r1 --workers {} {arguments}", network.cores.router.len());
+        let daemon = namespace.try_start_shunt(&["taskset", "-c", &cores], &binary, &arguments)?;
+        Ok(Running { namespace, daemon: Some(daemon) })
+    }
+}
+
+impl Running {
+    pub fn paths(&self) -> Paths {
+        match &self.daemon {
+            None => Paths { own: self.namespace.kernel_forwarded(), punted: 0 },
+            Some(daemon) => paths(&daemon.status()["counters"]),
+        }
+    }
+
+    /// How long it has run until now.
+    pub fn time(&self) -> Time {
+        let Some(process) = self.daemon.as_ref().map(Daemon::id) else { return Time::default() };
+        let (workers, others) = threads_of(process);
+        Time { workers: run_time(&workers), control: run_time(&others) + children_time(process) }
+    }
+
+    /// Waits until what is done once after a start is done: reading all once more, telling the kernel of connections.
+    pub fn settle(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        loop {
+            let before = self.time().control;
+            std::thread::sleep(SETTLED.0);
+            let control = Duration::from_nanos(self.time().control - before);
+            if control < SETTLED.1 || Instant::now() > end {
+                return;
+            }
+        }
+    }
+
+    /// What `shunt verify` would hold against it.
+    pub fn divergence(&self) -> Option<String> {
+        let verify = self.daemon.as_ref()?.status()["verify"].clone();
+        (verify["divergence_total"] != 0).then(|| verify.to_string())
+    }
+
+    /// All that it says of itself.
+    pub fn state(&self) -> String {
+        match &self.daemon {
+            None => "the kernel's counters of /proc/net/snmp do not move".to_owned(),
+            Some(daemon) => daemon.status()["counters"].to_string(),
+        }
+    }
+}
+
+fn paths(counters: &Value) -> Paths {
+    let punted = counters["punted"].as_object();
+    Paths {
+        own: counters["forwarded"].as_u64().unwrap_or(0),
+        punted: punted.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum(),
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.signal(Signal::SIGTERM);
+            daemon.finish();
+        }
+    }
+}

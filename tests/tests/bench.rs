@@ -1,0 +1,109 @@
+//! `shunt bench` measures what it says, and is gone afterwards.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use shunt_tests::lab::{eventually, shunt_binary};
+
+/// A bench in a process group of its own, and a place for its files.
+struct Bench {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn start(name: &str, arguments: &str) -> Bench {
+        let folder = std::env::temp_dir().join(format!("shunt-bench-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the results");
+        let mut command = Command::new(shunt_binary());
+        command.arg("bench").args(arguments.split(' ')).current_dir(&folder).process_group(0);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Bench { child: child.expect("shunt starts"), folder }
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Nobody of the group is left once its leader was waited for.
+    fn is_gone(&self) -> bool {
+        eventually(Duration::from_secs(5), || killpg(self.group(), None::<Signal>).is_err().then_some(())).is_some()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // Where the test has failed there may be something left.
+        let _ = killpg(self.group(), Signal::SIGKILL);
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn privileged_a_short_bench_measures_the_kernel_and_shunt_and_leaves_nothing() {
+    let namespaces = || std::fs::read_dir("/run/netns").map_or(0, Iterator::count);
+    let before = namespaces();
+    let mut bench = Bench::start("short", "--scenario plain --rounds 1 --seconds 0.3 --json b.json --html b.html");
+    let (mut table, mut told) = (String::new(), String::new());
+    bench.child.stdout.take().expect("it is piped").read_to_string(&mut table).expect("text");
+    bench.child.stderr.take().expect("it is piped").read_to_string(&mut told).expect("text");
+    assert_eq!(bench.child.wait().expect("a child of ours").code(), Some(0), "{told}");
+    assert!(bench.is_gone() && namespaces() == before, "something is left");
+
+    let text = std::fs::read_to_string(bench.folder.join("b.json")).expect("it was written");
+    let results: Value = serde_json::from_str(&text).expect("JSON");
+    let routers = results["scenarios"][0]["routers"].as_array().expect("routers");
+    let names: Vec<&str> = routers.iter().filter_map(|router| router["name"].as_str()).collect();
+    assert!(names.starts_with(&["kernel", "shunt, workers"]), "{names:?}");
+    for router in routers {
+        for load in ["saturated", "light"] {
+            for figure in [&router[load]["mpps"]["median"], &router[load]["latency_us"]["p99"]["median"]] {
+                assert!(figure.as_f64() > Some(0.0), "{load}: {router:#}");
+            }
+        }
+        assert!(router["saturated"]["cpu_ns"]["median"].as_f64() > Some(0.0), "{router:#}");
+    }
+    assert!(table.contains("| one route | kernel |"), "{table}");
+    let page = std::fs::read_to_string(bench.folder.join("b.html")).expect("it was written");
+    assert!(page.contains("<svg") && page.contains("shunt, workers"));
+}
+
+#[test]
+fn privileged_an_interrupted_bench_leaves_nothing() {
+    let mut bench = Bench::start("interrupted", "--scenario plain --rounds 1000 --seconds 0.1");
+    let mut lines = BufReader::new(bench.child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    let daemon_has_run = lines.any(|line| line.contains("round 1/1000") && line.contains("shunt, workers"));
+    assert!(daemon_has_run, "it ended before");
+    killpg(bench.group(), Signal::SIGINT).expect("it runs");
+    bench.child.wait().expect("a child of ours");
+    assert!(bench.is_gone(), "something is left");
+}
+
+#[test]
+fn privileged_what_is_missing_is_named_and_nothing_done() {
+    let without = Command::new("setpriv")
+        .args(["--bounding-set", "-net_admin"])
+        .arg(shunt_binary())
+        .arg("bench")
+        .output()
+        .expect("setpriv runs");
+    assert_eq!(without.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&without.stderr).contains("CAP_NET_ADMIN"), "{without:?}");
+}
+
+#[test]
+fn an_unknown_scenario_is_answered_with_those_that_there_are() {
+    let output = Command::new(shunt_binary()).args(["bench", "--scenario", "nonsense"]).output().expect("shunt runs");
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("nonsense") && told.contains("marks-10000"), "{told}");
+    let list = Command::new(shunt_binary()).args(["bench", "--list"]).output().expect("shunt runs");
+    assert!(String::from_utf8_lossy(&list.stdout).contains("routes-1m"), "{list:?}");
+}
