@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shunt_policy::connection::Tuple;
+use shunt_policy::connection::{Endpoint, Tuple};
 
 use super::entry::{Entry, Key, NAT};
 use super::exchange::{FromWorker, Given};
@@ -14,6 +14,7 @@ use super::record::Record;
 use super::reports::EARLY;
 use super::seen::Seen;
 use super::settings::Settings;
+use super::sources::Sources;
 use super::table::Table;
 use super::tracker::{Local, Tracker};
 use crate::replay::Replay;
@@ -31,6 +32,8 @@ pub struct Connections {
     pub(super) said: u64,
     given: Given,
     served: Option<ServedByWorker>,
+    /// What the workers tell each other of mapped sources, if there are several.
+    sources: Option<Sources>,
     pub(super) random: Random,
     pub(super) counts: Counts,
     /// Where [`Connections::sweep`] goes on.
@@ -72,11 +75,13 @@ pub struct Counts {
     pub exhausted_towards: LastExhausted,
     /// Reports that the queue had no room for; all but ends are tried again.
     pub report_overflow: u64,
+    /// Mappings of sources that other workers do not know, since what the workers share is full.
+    pub mapping_unshared: u64,
 }
 
 impl Counts {
     /// The names of [`values`](Self::values), for status and metrics.
-    pub const WORDS: [&'static str; 11] = [
+    pub const WORDS: [&'static str; 12] = [
         "created",
         "expired",
         "evicted",
@@ -88,6 +93,7 @@ impl Counts {
         "contradictions",
         "exhausted",
         "report_overflow",
+        "mapping_unshared",
     ];
 
     pub fn values(&self) -> [u64; Self::WORDS.len()] {
@@ -104,8 +110,22 @@ impl Counts {
             exhausted,
             exhausted_towards: _,
             report_overflow,
+            mapping_unshared,
         } = *self;
-        [created, expired, evicted, killed, imported, kernels, ended, full, contradictions, exhausted, report_overflow]
+        [
+            created,
+            expired,
+            evicted,
+            killed,
+            imported,
+            kernels,
+            ended,
+            full,
+            contradictions,
+            exhausted,
+            report_overflow,
+            mapping_unshared,
+        ]
     }
 }
 
@@ -146,6 +166,7 @@ impl Connections {
             said: 0,
             given: Given::default(),
             served: None,
+            sources: None,
             random,
             counts: Counts::default(),
             swept: 0,
@@ -160,6 +181,11 @@ impl Connections {
     /// Tells the XDP programs which packets to addresses of the machine belong to translated connections.
     pub fn serving(self, served: ServedByWorker) -> Self {
         Connections { served: Some(served), ..self }
+    }
+
+    /// Learns there to what sources are mapped by other workers, and tells them.
+    pub fn sharing(self, sources: Sources) -> Self {
+        Connections { sources: Some(sources), ..self }
     }
 
     /// Learns there how much of what it tells has come through; without it, nothing ever does.
@@ -265,6 +291,17 @@ impl Connections {
         None
     }
 
+    /// What the source of this tuple was mapped to before, latest first, if it fits (`find_appropriate_src`).
+    pub(super) fn mapped_before(&self, tuple: &Tuple, now: u64, fits: impl Fn(&Endpoint) -> bool) -> Option<Endpoint> {
+        let key = Key::from(tuple);
+        let of_another =
+            self.sources.as_ref().and_then(|sources| sources.of_another(&key, self.place.worker, now, &fits));
+        of_another.or_else(|| {
+            let mut own = self.table.mapped_from(&key).filter(|entry| entry.expires > now);
+            own.find_map(|entry| Some(entry.mapped()).filter(&fits))
+        })
+    }
+
     /// Enters one of whose tuples none is there (the caller has looked), if need be in the place of another.
     pub(super) fn enter(&mut self, entry: Entry, now: u64) -> Option<u32> {
         if self.table.len() >= self.limit() {
@@ -277,6 +314,12 @@ impl Connections {
             self.end(other, why, now);
         }
         let number = self.table.insert(entry)?;
+        if let Some(sources) = &self.sources
+            && self.table.entry(number).is(Entry::BY_SOURCE)
+            && !sources.publish(&entry.key(false), &entry.mapped(), self.place.worker, now)
+        {
+            self.counts.mapping_unshared += 1;
+        }
         self.has_translated |= entry.status & NAT != 0;
         if let Some(served) = &mut self.served {
             entry.served().into_iter().flatten().for_each(|tuple| served.add(&tuple));
@@ -297,13 +340,23 @@ impl Connections {
         if let Some(served) = &mut self.served {
             self.table.entry(number).served().into_iter().flatten().for_each(|tuple| served.remove(&tuple));
         }
-        self.table.remove(number);
+        self.remove(number);
         *match why {
             End::Expired => &mut self.counts.expired,
             End::Evicted => &mut self.counts.evicted,
             End::Killed => &mut self.counts.killed,
             End::Told => &mut self.counts.ended,
         } += 1;
+    }
+
+    /// Takes an entry out of the table, and what other workers know of it.
+    pub(super) fn remove(&mut self, number: u32) {
+        if let Some(sources) = &self.sources
+            && let Some((source, mapped)) = self.table.last_of_mapping(number)
+        {
+            sources.withdraw(&source, &mapped, self.place.worker);
+        }
+        self.table.remove(number);
     }
 
     /// `nf_conntrack_max`, of which each worker has its share; 0 is no limit.

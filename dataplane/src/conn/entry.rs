@@ -92,6 +92,12 @@ impl Entry {
         [if_set(Connection::DST_NAT, false), if_set(Connection::SRC_NAT, true)]
     }
 
+    /// To what the source is translated; itself if it is not. Of ICMP with the identifier.
+    pub(super) fn mapped(&self) -> Endpoint {
+        let reply = self.tuple(true);
+        reply.inverse().map_or(reply.destination, |mapped| mapped.source)
+    }
+
     pub(super) fn is(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -251,10 +257,14 @@ impl Key {
     }
 
     /// Of the source and the protocol alone (`hash_by_src`).
-    pub(super) fn source_hash(&self, seed: u64) -> u32 {
+    pub(super) fn source_hash(&self, seed: u64) -> u64 {
         let Key { ends: Ends { source, ports, .. }, .. } = self;
         let rest = u64::from(ports[0]) << 16 | self.family_and_protocol();
-        (fold(fold(!seed ^ rest, low(source)), high(source)) >> 32) as u32
+        fold(fold(!seed ^ rest, low(source)), high(source))
+    }
+
+    pub(super) fn is_v6(&self) -> bool {
+        self.v6
     }
 
     /// `same_src`

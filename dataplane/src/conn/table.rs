@@ -1,6 +1,6 @@
 //! Entries, and the ways to find them. Knows nothing of time but when an entry expires, and tells nobody of what it does.
 
-use shunt_policy::connection::Tuple;
+use shunt_policy::connection::Endpoint;
 
 use super::entry::{Entry, Key, NAT, NONE, Progress};
 use super::index::{Index, Reference, scale};
@@ -23,6 +23,10 @@ pub(super) struct Table {
 /// at most, should the operator's limit keep it emptier.
 const EVICTION_RANGE: usize = 16;
 const EVICTION_SLOTS: usize = 128;
+
+/// How many connections of one source are looked at for one that is mapped like another: a source with many that all differ, as random
+/// ports make them, costs no more.
+const OF_A_SOURCE: usize = 32;
 
 impl Table {
     /// Memory for so many connections, and never more.
@@ -98,7 +102,7 @@ impl Table {
             self.index.insert(hash, Reference { number, reply });
         }
         // Others cannot be what `find_appropriate_src` looks for: a source that stayed as it was is not behind the address wanted.
-        if entry.status & NAT != 0 && entry.tuple(false).source != inverse_source(&entry) {
+        if entry.status & NAT != 0 && entry.tuple(false).source != entry.mapped() {
             self.link(number);
         }
         Some(number)
@@ -134,15 +138,26 @@ impl Table {
     }
 
     /// Where sources like this one were mapped to before, latest first, expired ones too (`nf_nat_bysource`).
-    pub(super) fn mapped_from(&self, source: &Tuple) -> impl Iterator<Item = &Entry> {
-        let key = Key::from(source);
-        let mut next = self.by_source[self.source_place(&key)];
+    pub(super) fn mapped_from(&self, key: &Key) -> impl Iterator<Item = &Entry> {
+        let mut next = self.by_source[self.source_place(key)];
+        let key = *key;
         std::iter::from_fn(move || {
             let entry = self.entries.get(next as usize)?;
             next = entry.next;
             Some(entry)
         })
         .filter(move |entry| key.is_from(entry))
+    }
+
+    /// The source of this entry and its mapping, if no other entry has both. Looks at a few others only.
+    pub(super) fn last_of_mapping(&self, number: u32) -> Option<(Key, Endpoint)> {
+        let entry = self.entry(number);
+        if !entry.is(Entry::BY_SOURCE) {
+            return None;
+        }
+        let (key, mapped) = (entry.key(false), entry.mapped());
+        let has_another = |other: &Entry| other.mapped() == mapped && other.reply != entry.reply;
+        (!self.mapped_from(&key).take(OF_A_SOURCE).any(has_another)).then_some((key, mapped))
     }
 
     pub(super) fn live(&self) -> impl Iterator<Item = &Entry> {
@@ -164,7 +179,7 @@ impl Table {
     }
 
     fn source_place(&self, key: &Key) -> usize {
-        scale(key.source_hash(self.seed), self.by_source.len())
+        scale((key.source_hash(self.seed) >> 32) as u32, self.by_source.len())
     }
 
     fn link(&mut self, number: u32) {
@@ -196,10 +211,4 @@ impl Table {
 /// `tcp_can_early_drop`
 fn is_closing(entry: &Entry) -> bool {
     matches!(&entry.progress, Progress::Tcp(tcp) if (TcpState::FinWait..=TcpState::Close).contains(&tcp.state))
-}
-
-/// To what the source was mapped.
-fn inverse_source(entry: &Entry) -> shunt_policy::connection::Endpoint {
-    let reply = entry.tuple(true);
-    reply.inverse().map_or(reply.destination, |mapped| mapped.source)
 }

@@ -57,7 +57,7 @@ impl Connections {
                 }
                 (true, _) => {
                     looked_on = Some(entry.progress);
-                    self.table.remove(found.number);
+                    self.remove(found.number);
                 }
                 (false, true) => return self.catch_up(found.number, record, whole, now),
                 (false, false) => {
@@ -71,7 +71,7 @@ impl Connections {
                 self.counts.contradictions += 1;
                 return;
             }
-            self.table.remove(found.number);
+            self.remove(found.number);
         }
         let mut entry = from_record(record, whole, now);
         entry.flags |= left;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -16,7 +17,7 @@ use crate::served::Served;
 use crate::worker::crew::{Assembled, assemble};
 use crate::worker::tracked::Tables;
 use crate::worker::{Queue, thread};
-use crate::xsk::{BindMode, CHUNK, Depot, Program, ReplayMaps, Sockets, Tap, Taps, XskPort};
+use crate::xsk::{BindMode, CHUNK, Depot, Program, ReplayMaps, Sockets, Tap, Taps, XskPort, lacks_zero_copy};
 
 /// See [`Dataplane::open`].
 pub(super) fn open(
@@ -33,16 +34,17 @@ pub(super) fn open(
     };
     let flows = flows(options, &policy)?;
     let maps = flows.maps().map(|_| replay_maps(&flows, ports)).transpose()?;
-    let mut taken = Vec::with_capacity(ports.len());
-    for spec in ports {
-        taken.push(take(spec, &served, maps.as_ref())?);
-        if let Some(maps) = &maps {
-            let led = maps.lead_to(spec.id, spec.ifindex);
-            led.map_err(|source| OpenError::Program { interface: spec.name.clone(), source })?;
-        }
-    }
+    // The verifier and the memory of the frames each take a tenth of a second.
+    let (taken, opened) = std::thread::scope(|scope| {
+        let (served, maps) = (&served, maps.as_ref());
+        let taking: Vec<_> = ports.iter().map(|spec| scope.spawn(move || take(spec, served, maps))).collect();
+        let opened = sockets(options, ports, workers);
+        let joined = taking.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        (joined.collect::<Result<Vec<Taken>, OpenError>>(), opened)
+    });
+    // What is wrong with a port itself says more.
+    let (mut taken, Opened { sockets, depot, queues: opened }) = (taken?, opened?);
     let taps = taps(ports)?;
-    let Opened { sockets, depot, queues: opened } = sockets(options, ports, workers)?;
     for (taken, queues) in taken.iter_mut().zip(&opened) {
         taken.spec.queues = queues.len() as u32;
         taken.zero_copy = queues.iter().all(|queue| queue.is_zero_copy().unwrap_or(false));
@@ -189,6 +191,9 @@ fn take(spec: &PortSpec, served: &Served, replay: Option<&ReplayMaps>) -> Result
         conntrack: Conntrack::Off,
     };
     taken.program.configure(taken.config()).map_err(failed)?;
+    if let Some(replay) = replay {
+        replay.lead_to(spec.id, spec.ifindex).map_err(failed)?;
+    }
     Ok(taken)
 }
 
@@ -226,6 +231,8 @@ fn sockets(options: &Options, ports: &[PortSpec], workers: usize) -> Result<Open
     // The generic program runs in the stack, where a zero-copy socket gets nothing from the driver.
     let zero_copy = match options.zero_copy {
         ZeroCopy::Auto if options.xdp_mode == XdpMode::Generic => ZeroCopy::Off,
+        // Not tried in vain: memory for all frames is made for each try.
+        ZeroCopy::Auto if ports.iter().any(|spec| lacks_zero_copy(spec.ifindex)) => ZeroCopy::Off,
         zero_copy => zero_copy,
     };
     match zero_copy {

@@ -12,7 +12,7 @@ use shunt_policy::{Family, Policy};
 use crate::conn::exchange::{FromWorker, Given, ToWorker};
 use crate::conn::seen::{Kind, Seen};
 use crate::conn::settings::Settings;
-use crate::conn::{Connections, Local, Place};
+use crate::conn::{Connections, Local, Place, Sources};
 use crate::packet::Packet;
 use crate::replay::{Flows, Replay};
 use crate::served::{Served, ServedByWorker};
@@ -153,6 +153,7 @@ impl Tables {
     /// another worker than before have lost their TCP windows, as those that are taken over from the kernel.
     pub fn new(workers: usize, options: &TableOptions, served: Served, before: Option<Tables>) -> (Self, Vec<Line>) {
         let capacity = options.capacity / workers.max(1);
+        let sources = (workers > 1).then(|| Sources::new(options.capacity, options.seed));
         let (mut tracked, lines): (Vec<Tracked>, Vec<Line>) = (0..workers)
             .map(|worker| {
                 let (line, orders, reports) = line();
@@ -162,6 +163,10 @@ impl Tables {
                 let settings = Arc::clone(&options.settings);
                 let connections = Connections::new(capacity, place, settings, reports, seed);
                 let connections = connections.serving(served).following(line.given.clone());
+                let connections = match &sources {
+                    Some(sources) => connections.sharing(sources.clone()),
+                    None => connections,
+                };
                 (Tracked::new(connections, orders, place), line)
             })
             .unzip();

@@ -26,7 +26,7 @@ pub(crate) use option::Meter;
 pub use pool::{BATCH, Depot, Pool};
 pub use port::XskPort;
 pub use program::takes_redirected;
-pub(crate) use program::{Attached, PortConfig, Program, ReplayMaps};
+pub(crate) use program::{Attached, PortConfig, Program, ReplayMaps, lacks_zero_copy};
 pub use region::{CHUNK, HEADROOM, LONGEST_FRAME, Region};
 pub(crate) use socket::{BindMode, Sockets};
 pub(crate) use tap::Tap;

@@ -238,6 +238,12 @@ pub fn takes_redirected(ifindex: Ifindex) -> bool {
     query(ifindex).is_ok_and(|options| options.feature_flags & NDO_XMIT != 0)
 }
 
+/// Whether the kernel says of the interface's driver what it can, and that zero-copy sockets are not in it (`NETDEV_XDP_ACT_XSK_ZEROCOPY`).
+pub(crate) fn lacks_zero_copy(ifindex: Ifindex) -> bool {
+    const XSK_ZEROCOPY: u64 = 1 << 3;
+    query(ifindex).is_ok_and(|options| options.feature_flags != 0 && options.feature_flags & XSK_ZEROCOPY == 0)
+}
+
 fn query(ifindex: Ifindex) -> io::Result<libbpf_sys::bpf_xdp_query_opts> {
     // SAFETY: all-zero is a valid value of this plain C struct.
     let mut options: libbpf_sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };

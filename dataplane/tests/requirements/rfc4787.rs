@@ -24,13 +24,16 @@ fn a_source_keeps_its_mapping_to_other_destinations() {
 
 #[test]
 fn a_source_keeps_its_mapping_after_a_collision_as_well() {
-    let mut scene = Scene::new();
-    assert_eq!(scene.out(UDP, (A, 4000), (S, 53)), at(PUBLIC, 4000));
-    let mapped = scene.out(UDP, (B, 4000), (S, 53));
-    assert_ne!(mapped, at(PUBLIC, 4000));
-    for outside in [(S, 54), (T, 53), (T, 999)] {
-        assert_eq!(scene.out(UDP, (B, 4000), outside), mapped);
-        assert_eq!(scene.reaches(UDP, outside, &mapped), at(B, 4000));
+    for workers in 1..=3 {
+        let mut scene = Scene::with_workers(workers, &nat());
+        assert_eq!(scene.out(UDP, (A, 4000), (S, 53)), at(PUBLIC, 4000));
+        let mapped = scene.out(UDP, (B, 4000), (S, 53));
+        assert_ne!(mapped, at(PUBLIC, 4000));
+        // The last are other workers'.
+        for outside in [(S, 54), (T, 53), (T, 999), (S, 65_533), (S, 65_534), (T, 65_535)] {
+            assert_eq!(scene.out(UDP, (B, 4000), outside), mapped, "{workers} workers");
+            assert_eq!(scene.reaches(UDP, outside, &mapped), at(B, 4000));
+        }
     }
 }
 
@@ -60,17 +63,22 @@ fn persistent_clients_keep_their_address_of_a_pool() {
 
 #[test]
 fn others_keep_it_for_each_of_their_endpoints() {
-    let mut scene = Scene::pool(Some(("203.0.113.16", "203.0.113.31")), |_| {});
-    let mut addresses = std::collections::BTreeSet::new();
-    for port in 4000..4008 {
-        let mapped = scene.out(UDP, (A, port), (S, 53));
-        assert_eq!(scene.out(UDP, (A, port), (T, 53)), mapped, "while the first lives");
-        addresses.insert(mapped.0);
+    for workers in 1..=3 {
+        let mut scene = Scene::with_workers(workers, &pool(Some(("203.0.113.16", "203.0.113.31")), |_| {}));
+        let mut addresses = std::collections::BTreeSet::new();
+        for port in 4000..4008 {
+            let mapped = scene.out(UDP, (A, port), (S, 53));
+            // The last is another worker's, for most of the ports.
+            for outside in [(T, 53), (T, 60_000 + port)] {
+                assert_eq!(scene.out(UDP, (A, port), outside), mapped, "while the first lives, {workers} workers");
+            }
+            addresses.insert(mapped.0);
+        }
+        for port in 4008..4016 {
+            addresses.insert(scene.out(UDP, (A, port), (T, 53)).0);
+        }
+        assert_eq!(addresses.len(), 2, "by the destination that came first");
     }
-    for port in 4008..4016 {
-        addresses.insert(scene.out(UDP, (A, port), (T, 53)).0);
-    }
-    assert_eq!(addresses.len(), 2, "by the destination that came first");
 }
 
 #[test]

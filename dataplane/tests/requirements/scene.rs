@@ -44,6 +44,14 @@ pub(crate) const LOCAL: Fate = Fate::Punted(PuntReason::Local);
 /// Invalid by its bytes.
 pub(crate) const KERNELS: Fate = Fate::Punted(PuntReason::Conntrack);
 
+/// Source nat to these addresses, or to one of these ports; `change` says what else.
+pub(crate) fn pool(addresses: Option<(&str, &str)>, change: impl FnOnce(&mut Nat)) -> Config {
+    let (first, last) = addresses.unwrap_or((PUBLIC, PUBLIC));
+    let mut source = Nat::plain(NatTo::Addresses(Some((address(first), address(last)))));
+    change(&mut source);
+    nat_by(source)
+}
+
 pub(crate) struct Scene {
     router: Router,
 }
@@ -62,12 +70,9 @@ impl Scene {
         Scene { router: router_of(workers, config) }
     }
 
-    /// Source nat to these addresses, or to one of these ports; `change` says what else.
+    /// Of one worker: see [`pool`].
     pub(crate) fn pool(addresses: Option<(&str, &str)>, change: impl FnOnce(&mut Nat)) -> Self {
-        let (first, last) = addresses.unwrap_or((PUBLIC, PUBLIC));
-        let mut source = Nat::plain(NatTo::Addresses(Some((address(first), address(last)))));
-        change(&mut source);
-        Scene::of(&nat_by(source))
+        Scene::of(&pool(addresses, change))
     }
 
     pub(crate) fn set(&mut self, settings: Settings) {

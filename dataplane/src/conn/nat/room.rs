@@ -1,6 +1,6 @@
 //! Room for a new connection's tuples in the table.
 
-use shunt_policy::connection::{Connection, Manip, Range, Tuple};
+use shunt_policy::connection::{Connection, Endpoint, Manip, Range, Tuple};
 use shunt_policy::{DropReason, PuntReason, Stop};
 
 use super::super::connections::{Connections, End};
@@ -90,13 +90,10 @@ impl Space for Room<'_> {
     }
 
     fn mapped(&self, tuple: &Tuple, range: &Range) -> Option<Tuple> {
-        let table = &self.connections.table;
-        table.mapped_from(tuple).filter(|entry| entry.expires > self.now).find_map(|entry| {
-            let before = entry.tuple(true).inverse()?;
-            // Of ICMP the kernel copies type and code with the destination.
-            let mapped = Tuple { source: before.source, ..*tuple };
-            is_in_range(&mapped, range).then_some(mapped)
-        })
+        // Of ICMP the kernel copies type and code with the destination.
+        let mapped = |source| Tuple { source, ..*tuple };
+        let fits = |source: &Endpoint| is_in_range(&mapped(*source), range);
+        self.connections.mapped_before(tuple, self.now, fits).map(mapped)
     }
 
     fn random(&mut self) -> u16 {
