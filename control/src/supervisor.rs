@@ -178,7 +178,6 @@ impl Supervisor {
         // The mirror may still see the programs that were detached just now.
         self.selection = self.choose(mirror, &self.taken());
         self.translate_and_compile(mirror);
-        self.unmasquerade(mirror);
         if self.selection.taken.is_empty() {
             return Ok(());
         }
@@ -189,6 +188,7 @@ impl Supervisor {
         dataplane.set_local_addresses(&self.local_addresses);
         self.conntrack.local_addresses(self.local_addresses.clone());
         self.conntrack.connect(dataplane.take_lines().into_iter().map(conntrack::Line::from).collect());
+        self.unmasquerade(mirror);
         self.follow_connections();
         dataplane.start()?;
         self.dataplane = Some(dataplane);
@@ -259,9 +259,6 @@ impl Supervisor {
     fn follow(&mut self, mirror: &Mirror, changes: Changes) {
         self.update_policy(mirror, changes);
         self.follow_connections();
-        if changes.links {
-            self.unmasquerade(mirror);
-        }
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.publish(self.policy.clone());
             if changes.routes && self.local_addresses != self.translation.local_addresses {
@@ -270,13 +267,18 @@ impl Supervisor {
                 self.conntrack.local_addresses(self.local_addresses.clone());
             }
         }
+        // Else the next workers are told.
+        if changes.links && self.dataplane.is_some() {
+            self.unmasquerade(mirror);
+        }
         // Which ports are worth it depends on links and guards alone.
         if changes.links || changes.netfilter || changes.rules {
             self.review_ports(mirror);
         }
     }
 
-    /// Connections masqueraded behind an address end with it, and with its interface (`masq_inet_event`, `masq_device_event`).
+    /// Connections masqueraded behind an address end with it, and with its interface (`masq_inet_event`, `masq_device_event`). The workers
+    /// have the policy without it by then: what begins anew does not begin behind it.
     fn unmasquerade(&mut self, mirror: &Mirror) {
         let view = mirror.view();
         let up = |ifindex| view.link(ifindex).is_some_and(|link| link.up);

@@ -129,8 +129,10 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// One turn over all queues and inboxes. Returns how many frames were dealt with; 0 means there was nothing to do.
     pub fn round(&mut self) -> usize {
+        // Looked at first: a policy that was published before something was said is adopted before that is done.
+        let told = self.tracked.told();
         let adopted = self.policy.adopt();
-        self.tracked.begin(self.policy.current());
+        self.tracked.begin(told, self.policy.current());
         self.collect_replayed(adopted);
         self.unpark();
         let mut done = 0;

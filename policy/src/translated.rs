@@ -20,6 +20,11 @@ impl Policy {
         self.destination_nat(family).any(|chain| chain.all_rules().next().is_some())
     }
 
+    /// Whether nat rules may take one of several addresses for a source: then which one it is hangs on what it was before.
+    pub fn has_source_pools(&self, family: Family) -> bool {
+        self.family(family).chains.has_source_pools()
+    }
+
     /// Whether the address is this machine's own by the tables.
     pub fn is_own(&self, address: &IpAddr) -> bool {
         self.config.tables.family(Family::of(*address)).is_local(fib::aligned_address(*address))
@@ -66,7 +71,7 @@ impl Policy {
 }
 
 /// What a step may want of an end.
-fn nat_of(step: &Step) -> Vec<&config::Nat> {
+pub(crate) fn nat_of(step: &Step) -> Vec<&config::Nat> {
     match step {
         Step::Verdict(verdict) => wanted(verdict).into_iter().collect(),
         Step::VerdictOf { map, .. } => map.elements.iter().filter_map(|element| wanted(&element.data)).collect(),
@@ -189,19 +194,23 @@ mod tests {
         let mut rib = Rib::default();
         rib.set(TableId::LOCAL, Prefix::host(ip("192.0.2.1")), &[Route::new(0, RouteKind::Local(None))]);
         rib.set(TableId::LOCAL, Prefix::host(ip("192.0.2.255")), &[Route::new(0, RouteKind::Broadcast(None))]);
-        let chain = BaseChain {
+        let chain = chain(Hook::Prerouting, rules);
+        let config = Config { tables: rib.tables().clone(), chains: Arc::new(vec![chain]), ..Config::default() };
+        compile(&config, Generation(1))
+    }
+
+    fn chain(hook: Hook, rules: Vec<ChainRule>) -> BaseChain {
+        BaseChain {
             family: Family::V4,
-            hook: Hook::Prerouting,
-            priority: -100,
+            hook,
+            priority: if hook == Hook::Prerouting { -100 } else { 100 },
             unordered: false,
-            name: "nat PREROUTING".to_owned(),
+            name: "nat".to_owned(),
             nat: true,
             rules,
             policy: ChainPolicy::Accept,
             user: Vec::new(),
-        };
-        let config = Config { tables: rib.tables().clone(), chains: Arc::new(vec![chain]), ..Config::default() };
-        compile(&config, Generation(1))
+        }
     }
 
     fn port(first: u16, last: u16) -> Test {
@@ -228,6 +237,20 @@ mod tests {
         assert_eq!([Family::V4, Family::V6].map(|family| policy.has_destination_nat(family)), [true, false]);
         assert_eq!(policy.conntrack(Family::V4), Conntrack::Translates, "a chain of type nat is enough");
         assert_eq!(policy.conntrack(Family::V6), Conntrack::Off);
+    }
+
+    #[test]
+    fn a_pool_is_more_than_one_address() {
+        let is_pool = |to: NatTo| {
+            let steps = vec![Step::Verdict(Verdict::Nat(Nat::plain(to).into()))];
+            let chain = chain(Hook::Postrouting, vec![ChainRule { steps, ..dnat(Vec::new()) }]);
+            let config = Config { chains: Arc::new(vec![chain]), ..Config::default() };
+            compile(&config, Generation(1)).has_source_pools(Family::V4)
+        };
+        let addresses = |first, last| NatTo::Addresses(Some((ip(first), ip(last))));
+        assert!(is_pool(addresses("203.0.113.1", "203.0.113.2")));
+        assert!(!is_pool(addresses("203.0.113.1", "203.0.113.1")));
+        assert!(!is_pool(NatTo::Masquerade) && !is_pool(NatTo::Addresses(None)));
     }
 
     #[test]

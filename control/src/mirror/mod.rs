@@ -15,6 +15,7 @@ pub mod netfilter;
 pub(crate) mod netlink;
 pub mod oracle;
 mod part;
+mod paths;
 mod raw;
 mod read;
 mod routes;
@@ -45,6 +46,7 @@ pub use netlink::EVENT_BUFFER;
 use netlink::{Dumper, Events, Heard};
 use part::POLL;
 pub use part::Part;
+use paths::Paths;
 pub use routes::{AUDIT_PAUSE, Audit};
 use routes::{Done, RouteTables};
 pub use sysctl::{LinkSysctls, Sysctls};
@@ -91,7 +93,7 @@ pub enum MirrorError {
 /// Which parts of the view are not what they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
-    /// Links, addresses, sysctls, qdiscs.
+    /// Links, addresses, sysctls, qdiscs, path MTUs.
     pub links: bool,
     pub neighbours: bool,
     pub rules: bool,
@@ -129,6 +131,7 @@ pub struct Mirror {
     carrier_counts: BTreeSet<Ifindex>,
     undecodable: BTreeMap<&'static str, Vec<String>>,
     netfilter: Watch,
+    paths: Paths,
     poll: Interval,
     /// After a failed dump: when to try again.
     retry: Option<Instant>,
@@ -175,6 +178,7 @@ impl Mirror {
             dirty: Part::DUMPED.into(),
             undecodable: BTreeMap::new(),
             netfilter: Watch::start(),
+            paths: Paths::default(),
             poll,
             retry: None,
             fault: None,
@@ -189,6 +193,7 @@ impl Mirror {
         mirror.view.netfilter = Netfilter::read().await?;
         mirror.view.xfrm = raw::xfrm().map_err(|source| MirrorError::Read { part: "IPsec policies", source })?;
         mirror.refresh()?;
+        mirror.look_at_paths();
         if !mirror.hear_pending() || mirror.news.routes {
             // It may have come in between while the routes were dumped, which spoils a dump of IPv6.
             mirror.routes.doubt(Family::V6);

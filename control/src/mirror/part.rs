@@ -31,10 +31,12 @@ pub enum Part {
     /// The sets that rules of iptables name.
     Ipset,
     Xfrm,
+    /// See [`paths`](super::paths).
+    PathMtus,
 }
 
 impl Part {
-    pub const ALL: [Part; 12] = [
+    pub const ALL: [Part; 13] = [
         Part::Links,
         Part::Addresses,
         Part::Rules,
@@ -47,6 +49,7 @@ impl Part {
         Part::IptablesLegacy,
         Part::Ipset,
         Part::Xfrm,
+        Part::PathMtus,
     ];
     /// Those that one dump each brings, in an order in which a later one may need an earlier one.
     pub(super) const DUMPED: [Part; 7] = [
@@ -73,6 +76,7 @@ impl Part {
             Part::IptablesLegacy => "iptables-legacy",
             Part::Ipset => "ipset",
             Part::Xfrm => "xfrm",
+            Part::PathMtus => "path_mtus",
         }
     }
 
@@ -82,7 +86,7 @@ impl Part {
             Part::Links | Part::Addresses | Part::Rules | Part::Routes | Part::Nexthops | Part::Neighbours => true,
             Part::Nftables => true,
             Part::Sysctls | Part::TrafficControl | Part::IptablesLegacy | Part::Ipset => false,
-            Part::Xfrm => false,
+            Part::Xfrm | Part::PathMtus => false,
         }
     }
 
@@ -91,7 +95,7 @@ impl Part {
         match self {
             Part::Links | Part::Addresses | Part::Rules | Part::Nexthops | Part::Neighbours => TOLD,
             Part::Routes => DUMPED_ANEW,
-            Part::Sysctls | Part::TrafficControl | Part::Xfrm => LOOKED_AT,
+            Part::Sysctls | Part::TrafficControl | Part::Xfrm | Part::PathMtus => LOOKED_AT,
             Part::Nftables | Part::IptablesLegacy | Part::Ipset => PRINTED,
         }
     }

@@ -43,7 +43,7 @@ impl Mirror {
             Part::Rules => self.read_rules()?,
             Part::Nexthops => self.read_nexthops()?,
             // They have ways of their own.
-            Part::Routes | Part::Nftables | Part::IptablesLegacy | Part::Ipset | Part::Xfrm => false,
+            Part::Routes | Part::Nftables | Part::IptablesLegacy | Part::Ipset | Part::Xfrm | Part::PathMtus => false,
         };
         self.last_read.note(part);
         if differs {
@@ -296,8 +296,20 @@ impl Mirror {
                 self.differed(Part::Xfrm);
             }
         }
+        self.look_at_paths();
         if self.netfilter.look_around() {
             [Part::IptablesLegacy, Part::Ipset].into_iter().for_each(|part| self.last_read.note(part));
+        }
+    }
+
+    /// What cannot be read stays as it was; its age shows in the status.
+    pub(super) fn look_at_paths(&mut self) {
+        let Ok(paths) = self.paths.look() else { return };
+        self.last_read.note(Part::PathMtus);
+        if let Some(paths) = paths.filter(|paths| *paths != *self.view.path_mtus) {
+            self.view.path_mtus = Arc::new(paths);
+            self.news.links = true;
+            self.differed(Part::PathMtus);
         }
     }
 

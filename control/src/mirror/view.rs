@@ -8,6 +8,7 @@ use shunt_policy::config::{Neighbour, NexthopObject, Rule};
 use shunt_policy::{Family, Ifindex, Mac, Tables};
 
 use super::netfilter::Netfilter;
+use super::paths::PathMtus;
 use super::sysctl::Sysctls;
 use super::tables::TableNames;
 
@@ -33,6 +34,7 @@ pub struct KernelView {
     pub qdiscs: BTreeMap<Ifindex, Qdiscs>,
     /// Families with IPsec policies.
     pub xfrm: Vec<Family>,
+    pub path_mtus: Arc<PathMtus>,
     pub table_names: TableNames,
 }
 

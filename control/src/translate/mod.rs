@@ -114,6 +114,7 @@ impl Translation {
         config.rules = view.rules.clone();
         config.tables = view.tables.clone();
         config.nexthops = view.nexthops.clone();
+        config.path_mtus = view.path_mtus.clone();
         if changes.netfilter {
             let mut part = Part::default();
             let evaluated = netfilter::translate(&view.netfilter, &mut self.counters, &mut part);

@@ -34,6 +34,8 @@ pub struct Connections {
     served: Option<ServedByWorker>,
     /// What the workers tell each other of mapped sources, if there are several.
     sources: Option<Sources>,
+    /// Also of sources that have kept their ports: there are several addresses to choose from.
+    shares_all: bool,
     pub(super) random: Random,
     pub(super) counts: Counts,
     /// Where [`Connections::sweep`] goes on.
@@ -167,6 +169,7 @@ impl Connections {
             given: Given::default(),
             served: None,
             sources: None,
+            shares_all: false,
             random,
             counts: Counts::default(),
             swept: 0,
@@ -291,6 +294,27 @@ impl Connections {
         None
     }
 
+    /// From now on rules have addresses to choose from for sources, or not any more. Else a source that has kept its port gets the same
+    /// mapping again without anybody having to know of it.
+    pub fn share_all(&mut self, shares_all: bool, now: u64) {
+        let more = shares_all && !self.shares_all;
+        self.shares_all = shares_all;
+        if more && self.sources.is_some() {
+            (0..self.table.used()).for_each(|number| self.share(number, now));
+        }
+    }
+
+    /// Tells the other workers how the entry's source is mapped.
+    fn share(&mut self, number: u32, now: u64) {
+        let entry = self.table.entry(number);
+        let Some(sources) = self.sources.as_ref().filter(|_| entry.is(Entry::BY_SOURCE)) else { return };
+        let (source, mapped) = (entry.key(false), entry.mapped());
+        let is_wanted = self.shares_all || mapped.port != entry.tuple(false).source.port;
+        if is_wanted && !sources.publish(&source, &mapped, self.place.worker, now) {
+            self.counts.mapping_unshared += 1;
+        }
+    }
+
     /// What the source of this tuple was mapped to before, latest first, if it fits (`find_appropriate_src`).
     pub(super) fn mapped_before(&self, tuple: &Tuple, now: u64, fits: impl Fn(&Endpoint) -> bool) -> Option<Endpoint> {
         let key = Key::from(tuple);
@@ -314,12 +338,7 @@ impl Connections {
             self.end(other, why, now);
         }
         let number = self.table.insert(entry)?;
-        if let Some(sources) = &self.sources
-            && self.table.entry(number).is(Entry::BY_SOURCE)
-            && !sources.publish(&entry.key(false), &entry.mapped(), self.place.worker, now)
-        {
-            self.counts.mapping_unshared += 1;
-        }
+        self.share(number, now);
         self.has_translated |= entry.status & NAT != 0;
         if let Some(served) = &mut self.served {
             entry.served().into_iter().flatten().for_each(|tuple| served.add(&tuple));

@@ -69,10 +69,17 @@ impl Tracked {
         Tracked { connections, orders, place, now: now(), ahead: 0 }
     }
 
+    /// How much the control side has said that a round deals with.
+    pub fn told(&self) -> usize {
+        self.orders.slots().min(AT_ONCE)
+    }
+
     /// Begins a round: what time it is, and what the control side has said.
-    pub fn begin(&mut self, policy: &Policy) {
+    pub fn begin(&mut self, told: usize, policy: &Policy) {
         self.now = now() + self.ahead;
-        for _ in 0..AT_ONCE {
+        let has_pools = Family::BOTH.iter().any(|family| policy.has_source_pools(*family));
+        self.connections.share_all(has_pools, self.now);
+        for _ in 0..told {
             let Ok(mut message) = self.orders.pop() else { return };
             if let ToWorker::Kernel { record, whole: true } = &mut message
                 && record.status & u32::from(Connection::SRC_NAT) != 0

@@ -11,6 +11,7 @@ mod rule;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use link::{Link, LinkAddress, Neighbour, RpFilter, Transmit};
@@ -36,6 +37,8 @@ pub struct Config {
     /// Nexthop objects by their id.
     pub nexthops: Arc<BTreeMap<u32, NexthopObject>>,
     pub spreading: Spreading,
+    /// Largest packets in bytes towards single destinations, as routers on the way have told the kernel, where it goes by that.
+    pub path_mtus: Arc<BTreeMap<IpAddr, u32>>,
     /// Netfilter's, those of one hook in the order in which the kernel runs them.
     pub chains: Arc<Vec<BaseChain>>,
     /// Whether the kernel tracks connections, by [`Family`](crate::Family).

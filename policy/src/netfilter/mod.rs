@@ -34,11 +34,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::compile::Policy;
-use crate::config::{BaseChain, ChainPolicy, Conntrack, CounterSlot, Field, Hook, Link};
+use crate::config::{BaseChain, ChainPolicy, Conntrack, CounterSlot, Field, Hook, Link, NatTo};
 use crate::connection::Manip;
 use crate::names::Family;
 use crate::outcome::{DropReason, PuntReason, Stop};
 use crate::query::Query;
+use crate::translated::nat_of;
 use chain::{CompiledBase, Flow};
 pub(crate) use compiler::Compiler;
 pub(crate) use facts::{Facts, FieldSet};
@@ -79,6 +80,7 @@ pub(crate) struct Chains {
     reads: FieldSet,
     /// One of these that differs between packets of one flow, if there is any.
     varies: Option<Field>,
+    has_source_pools: bool,
 }
 
 /// A part of a packet's way on which nobody but rules changes anything.
@@ -141,6 +143,12 @@ pub(crate) fn conntrack_of(family: Family, chains: &[BaseChain], conntrack: [Con
     if translates { Conntrack::Translates } else { conntrack[family as usize] }
 }
 
+/// Whether one of several addresses may be taken.
+fn has_pools(chain: &BaseChain) -> bool {
+    let nats = chain.all_rules().flat_map(|rule| &rule.steps).flat_map(nat_of);
+    nats.into_iter().any(|nat| matches!(nat.to, NatTo::Addresses(Some((first, last))) if first != last))
+}
+
 /// Chains of one priority; several only if their order is not known.
 #[derive(Debug)]
 struct Group(Vec<CompiledBase>);
@@ -168,6 +176,7 @@ impl Chains {
             };
             let base = compiler.base(chain, !nat && has_rival(chain, conntrack));
             compiled.reads = compiled.reads.with(base.reads);
+            compiled.has_source_pools |= nat && chain.hook == Hook::Postrouting && has_pools(chain);
             // Nat is asked for the first packet of a connection only.
             compiled.varies = compiled.varies.or(base.varies.filter(|_| !nat));
             match groups.last_mut() {
@@ -185,6 +194,11 @@ impl Chains {
     /// See [`Policy::varies`].
     pub(crate) fn varies(&self) -> Option<Field> {
         self.varies
+    }
+
+    /// See [`Policy::has_source_pools`].
+    pub(crate) fn has_source_pools(&self) -> bool {
+        self.has_source_pools
     }
 
     /// Whether rules look at the tuples of connections.

@@ -150,7 +150,8 @@ impl<'a> Walk<'a> {
             Family::V4 => egress.mtu,
             Family::V6 => egress.mtu6,
         };
-        let longest = mtu.map_or(link_mtu, |mtu| mtu.min(link_mtu));
+        let limits = [Some(link_mtu), mtu, self.config.path_mtus.get(&query.destination).copied()];
+        let longest = limits.into_iter().flatten().min().unwrap_or(link_mtu);
         if query.length > longest {
             return Err(Stop::Punt(PuntReason::Oversize));
         }

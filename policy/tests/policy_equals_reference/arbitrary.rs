@@ -37,9 +37,10 @@ pub fn config() -> impl Strategy<Value = Config> {
         spreading(),
         netfilter::chains(),
         prop_oneof![12 => Just(Vec::new()), 1 => vec(netfilter::guard(), 1..3)],
-        (conntrack(), conntrack()),
+        ((conntrack(), conntrack()), path_mtus()),
     );
-    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, chains, guards, conntrack)| {
+    parts.prop_map(|(links, neighbours, mut rules, routes, nexthops, spreading, chains, guards, more)| {
+        let (conntrack, path_mtus) = more;
         let mut rib = Rib::default();
         for (table, prefix, route) in routes {
             rib.append(table, prefix, route);
@@ -60,6 +61,7 @@ pub fn config() -> impl Strategy<Value = Config> {
             tables: rib.tables().clone(),
             nexthops: Arc::new(nexthops),
             spreading,
+            path_mtus: Arc::new(path_mtus),
             chains: Arc::new(chains),
             conntrack: conntrack.into(),
             guards: Arc::new(guards),
@@ -69,6 +71,11 @@ pub fn config() -> impl Strategy<Value = Config> {
 
 fn conntrack() -> impl Strategy<Value = Conntrack> {
     select(vec![Conntrack::Off, Conntrack::Off, Conntrack::Tracks, Conntrack::Translates])
+}
+
+fn path_mtus() -> impl Strategy<Value = BTreeMap<IpAddr, u32>> {
+    let path = family().prop_flat_map(|family| (address(family), length()));
+    prop_oneof![4 => Just(BTreeMap::new()), 1 => vec(path, 1..6).prop_map(|paths| paths.into_iter().collect())]
 }
 
 pub fn query() -> impl Strategy<Value = Query> {

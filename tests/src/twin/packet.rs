@@ -39,6 +39,8 @@ pub enum Body {
     Icmp(u8, u8),
     /// The same with a quoted UDP packet from the packet's destination to this address.
     IcmpError(u8, u8, IpAddr),
+    /// A router's word that packets to this address may have so many bytes, with a quoted echo reply from the packet's destination (`icmp_err`).
+    TooBig(u16, IpAddr),
     Esp(u32),
     /// A UDP packet from the first to the second address in this protocol: 4 or 41, or behind a GRE header 47.
     Inside(u8, IpAddr, IpAddr),
@@ -251,8 +253,8 @@ impl Packet {
             Body::UdpLite(..) => 136,
             Body::Tcp(..) => 6,
             Body::Sctp(..) => 132,
-            Body::Icmp(..) | Body::IcmpError(..) if self.source.is_ipv6() => 58,
-            Body::Icmp(..) | Body::IcmpError(..) => 1,
+            Body::Icmp(..) | Body::IcmpError(..) | Body::TooBig(..) if self.source.is_ipv6() => 58,
+            Body::Icmp(..) | Body::IcmpError(..) | Body::TooBig(..) => 1,
             Body::Esp(_) => 50,
             Body::Inside(protocol, ..) | Body::Other(protocol) => protocol,
         }
@@ -265,7 +267,12 @@ impl Packet {
             | Body::UdpLite(source, destination)
             | Body::Tcp(source, destination)
             | Body::Sctp(source, destination) => (source, destination),
-            Body::Icmp(..) | Body::IcmpError(..) | Body::Esp(_) | Body::Inside(..) | Body::Other(_) => (0, 0),
+            Body::Icmp(..)
+            | Body::IcmpError(..)
+            | Body::TooBig(..)
+            | Body::Esp(_)
+            | Body::Inside(..)
+            | Body::Other(_) => (0, 0),
         }
     }
 
@@ -292,6 +299,15 @@ impl Packet {
                 let inner = Packet { source: self.destination, destination: to, ..Packet::udp(0, "::", "::") };
                 let quoted = inner.frame(tag).split_off(14);
                 ([&[kind, code, 0, 0, 0, 0, 0, 0], &quoted[..]].concat(), Some(2))
+            }
+            Body::TooBig(mtu, to) => {
+                let v6 = to.is_ipv6();
+                let reply = Body::Icmp(if v6 { 129 } else { 0 }, 0);
+                let inner =
+                    Packet { source: self.destination, destination: to, ..Packet::udp(0, "::", "::") }.body(reply);
+                let (kind, code) = if v6 { (2, 0) } else { (3, 4) };
+                let [high, low] = mtu.to_be_bytes();
+                ([&[kind, code, 0, 0, 0, 0, high, low], &inner.frame(tag).split_off(14)[..]].concat(), Some(2))
             }
             Body::Esp(spi) => ([&spi.to_be_bytes()[..], &[0, 0, 0, 9]].concat(), None),
             Body::Inside(_, from, to) => {

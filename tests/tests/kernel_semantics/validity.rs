@@ -255,6 +255,27 @@ fn privileged_d25_too_long_for_the_egress() {
     assert_eq!(ways[3..6], ["p2", "p0:3/4", "p2+p2"], "now that of the route counts unlocked");
 }
 
+/// What routers tell this machine of a path counts for packets that it forwards as well. In IPv4 only if it is not believed.
+#[test]
+fn privileged_d25_ipv6_paths_of_which_the_router_itself_was_told() {
+    let mut rows = Rows::new();
+    let four = |length: usize| Packet { dont_fragment: true, ..to(TARGET).fill(length - 28) };
+    let six = |target: &str, length: usize| to(target).fill(length - 48);
+    rows.expect(&[(four(1400), "p1"), (six(TARGET6, 1400), "p1")]);
+    let told = |source: &str, own: &str, target: &str| {
+        Packet::udp(1, source, own).body(Body::TooBig(1300, target.parse().expect("an address")))
+    };
+    let told = [told("198.51.100.74", "198.51.100.65", TARGET), told("2001:db8:1::a", "2001:db8:1::1", TARGET6)];
+    assert_eq!(rows.ways(&told), ["-", "-"], "taken in");
+    std::thread::sleep(Duration::from_secs(1));
+    rows.expect_by_anybody(&[
+        (four(1400), "p1"),
+        (six(TARGET6, 1300), "p1"),
+        (six(TARGET6, 1301), "p0:2/0"),
+        (six("2001:db8:100::a", 1400), "p1"),
+    ]);
+}
+
 #[test]
 fn privileged_d26_icmp_errors_are_the_kernels_to_the_byte() {
     let mut rows = Rows::new();

@@ -11,7 +11,7 @@ use crate::mirror::attributes::{Attribute, HEADER, attributes};
 /// Length of `struct rtmsg`.
 pub const FIXED: usize = 12;
 /// `RTM_F_CLONED`: an entry of a cache, not a route.
-const CLONED: u32 = 0x200;
+pub const CLONED: u32 = 0x200;
 /// `RTNH_F_DEAD`
 const DEAD: u8 = 1;
 /// Length of `struct rtnexthop`.
@@ -47,7 +47,7 @@ pub mod rta {
 }
 
 /// `RTAX_MTU`, among the metrics.
-const RTAX_MTU: u16 = 2;
+pub const RTAX_MTU: u16 = 2;
 
 /// A route and where it stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
