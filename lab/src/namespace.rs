@@ -43,11 +43,10 @@ impl Namespace {
     pub(super) fn create(name: &str) -> Result<Self, Failed> {
         run_here(&format!("ip netns add {name}"))?;
         let namespace = Namespace { name: name.to_owned(), far_ends: Arc::default() };
-        namespace.attempt("ip link set lo up")?;
         // No waiting for duplicate address detection, and no router advertisements of our own making.
-        for key in ["default.accept_dad", "all.accept_dad", "default.dad_transmits", "default.router_solicitations"] {
-            namespace.attempt(&format!("sysctl -qw net.ipv6.conf.{key}=0"))?;
-        }
+        let keys = ["default.accept_dad", "all.accept_dad", "default.dad_transmits", "default.router_solicitations"];
+        let keys = keys.map(|key| format!("net.ipv6.conf.{key}=0")).join(" ");
+        namespace.attempt(&format!("ip link set lo up && sysctl -qw {keys}"))?;
         Ok(namespace)
     }
 
