@@ -21,6 +21,9 @@ const LONGEST_SETTLING: Duration = Duration::from_secs(5);
 /// Of all frames this share has to have gone the way that is measured.
 const OWN: f64 = 0.99;
 
+/// How often the router is asked for its count of them, and the pause between.
+const COUNTED: (u32, Duration) = (20, Duration::from_millis(100));
+
 /// Points of a distribution in the results.
 const POINTS: usize = 50;
 
@@ -141,8 +144,17 @@ fn went_its_way(
     if all == 0 {
         return Err(BenchError::Silent { scenario, router, state: running.state() });
     }
-    let after = running.paths();
-    let (own, punted) = (after.own - before.own, after.punted - before.punted);
+    let mut asked = 0;
+    let (own, punted) = loop {
+        let after = running.paths();
+        let (own, punted) = (after.own - before.own, after.punted - before.punted);
+        asked += 1;
+        // What programs have counted of many flows takes a while to be collected, and the daemon does not wait for it for long.
+        if own as f64 >= OWN * all as f64 || asked == COUNTED.0 {
+            break (own, punted);
+        }
+        std::thread::sleep(COUNTED.1);
+    };
     if (own as f64) < OWN * all as f64 || punted as f64 > (1.0 - OWN) * all as f64 {
         return Err(BenchError::OtherPath { scenario, router, own, all, punted });
     }
