@@ -81,9 +81,8 @@ impl Policy {
             return Err(Stop::Punt(PuntReason::Redirected));
         }
         let (link_mtu, route_mtu) = (egress.mtu(query.family()), family.sets.way(way).mtu);
-        let path_mtus = &self.config.path_mtus;
-        let path_mtu = if path_mtus.is_empty() { None } else { path_mtus.get(&query.destination) };
-        let longest = link_mtu.min(route_mtu.unwrap_or(u32::MAX)).min(path_mtu.copied().unwrap_or(u32::MAX));
+        let path_mtu = self.config.path_mtus.get(&query.destination).copied();
+        let longest = link_mtu.min(route_mtu.unwrap_or(u32::MAX)).min(path_mtu.unwrap_or(u32::MAX));
         if query.length > longest {
             return Err(Stop::Punt(PuntReason::Oversize));
         }

@@ -21,8 +21,8 @@ const LONGEST_SETTLING: Duration = Duration::from_secs(5);
 /// Of all frames this share has to have gone the way that is measured.
 const OWN: f64 = 0.99;
 
-/// How often the router is asked for its count of them, and the pause between.
-const COUNTED: (u32, Duration) = (20, Duration::from_millis(100));
+/// For so long the router is asked for its count of them.
+const COUNTED: Duration = Duration::from_secs(2);
 
 /// Points of a distribution in the results.
 const POINTS: usize = 50;
@@ -144,17 +144,13 @@ fn went_its_way(
     if all == 0 {
         return Err(BenchError::Silent { scenario, router, state: running.state() });
     }
-    let mut asked = 0;
-    let (own, punted) = loop {
+    let counted = || {
         let after = running.paths();
-        let (own, punted) = (after.own - before.own, after.punted - before.punted);
-        asked += 1;
-        // What programs have counted of many flows takes a while to be collected, and the daemon does not wait for it for long.
-        if own as f64 >= OWN * all as f64 || asked == COUNTED.0 {
-            break (own, punted);
-        }
-        std::thread::sleep(COUNTED.1);
+        (after.own - before.own, after.punted - before.punted)
     };
+    // What programs have counted of many flows takes a while to be collected, and the daemon does not wait for it for long.
+    let is_enough = |(own, _): &(u64, u64)| *own as f64 >= OWN * all as f64;
+    let (own, punted) = shunt_lab::eventually(COUNTED, || Some(counted()).filter(is_enough)).unwrap_or_else(counted);
     if (own as f64) < OWN * all as f64 || punted as f64 > (1.0 - OWN) * all as f64 {
         return Err(BenchError::OtherPath { scenario, router, own, all, punted });
     }
