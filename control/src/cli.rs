@@ -120,6 +120,12 @@ pub struct VerifyArgs {
 
 #[derive(Args, Debug)]
 pub struct BenchArgs {
+    /// Measure between ports of this machine: the router's two, --dev A --dev B [default: veth pairs]
+    #[arg(long, value_name = "IF")]
+    pub dev: Vec<String>,
+    /// The load's two, --load C --load D: a cable joins C to A, another D to B
+    #[arg(long, value_name = "IF")]
+    pub load: Vec<String>,
     /// Measure this one only; repeatable [default: all]
     #[arg(long, value_name = "NAME")]
     pub scenario: Vec<String>,

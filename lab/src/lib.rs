@@ -20,7 +20,7 @@ pub use daemon::{Daemon, Finished, shunt_binary};
 pub use datagram::{ipv4_udp, ipv6_udp};
 pub use host::{Answer, Host, Stream, StreamReport};
 pub use machine::machine;
-pub use namespace::{Failed, Namespace, Output, Process};
+pub use namespace::{Failed, Namespace, Output, Process, run_here};
 pub use topology::TwoWays;
 
 /// A private place for namespaces. One per process: a second call shares the first.

@@ -168,7 +168,7 @@ impl Namespace {
 }
 
 /// Runs a shell command in the lab but in no namespace of it.
-pub(super) fn run_here(command: &str) -> Result<String, Failed> {
+pub fn run_here(command: &str) -> Result<String, Failed> {
     let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
     outcome("the lab", command, output.unwrap_or_else(|error| panic!("sh: {error}")).into())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
-use shunt_tests::lab::{eventually, shunt_binary};
+use shunt_tests::lab::{Lab, eventually, shunt_binary};
 
 /// A bench in a process group of its own, and a place for its files.
 struct Bench {
@@ -73,6 +73,52 @@ fn privileged_a_short_bench_measures_the_kernel_and_shunt_and_leaves_nothing() {
     assert!(table.contains("| one route | kernel |"), "{table}");
     let page = std::fs::read_to_string(bench.folder.join("b.html")).expect("it was written");
     assert!(page.contains("<svg") && page.contains("shunt, workers"));
+}
+
+/// Four ports of a machine, two cables: `load0 --- lan`, `wan --- load1`.
+#[test]
+fn privileged_ports_of_the_machine_are_measured_and_given_back() {
+    let lab = Lab::new();
+    let machine = lab.namespace("machine");
+    lab.veth((&machine, "load0"), (&machine, "lan"));
+    lab.veth((&machine, "wan"), (&machine, "load1"));
+    for port in ["load0", "lan", "wan", "load1"] {
+        // As ports of hardware have it.
+        machine.run(&format!("ethtool -K {port} gro on"));
+    }
+    let bench =
+        |arguments: &str| machine.shunt(&format!("bench --scenario howto --rounds 1 --seconds 0.2 {arguments}"));
+    let folder = std::env::temp_dir().join(format!("shunt-bench-ports-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the results");
+    let files = format!("--json {0}/b.json --html {0}/b.html", folder.display());
+    let ports = "--dev lan --dev wan --load load0 --load load1";
+    let links = || machine.run("ip -br link | sort");
+    let before = links();
+
+    let output = bench(&format!("{files} {ports}"));
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stdout.contains("ports load0 (virtual), lan (virtual), wan (virtual), load1"), "{}", output.stdout);
+    for router in ["kernel", "shunt, workers", "shunt, replay"] {
+        assert!(output.stdout.contains(&format!("| {router} | ")), "{}", output.stdout);
+    }
+    assert_eq!(links(), before, "the ports are back, up, under their names");
+    let text = std::fs::read_to_string(folder.join("b.json")).expect("it was written");
+    std::fs::remove_dir_all(&folder).expect("it is there");
+    let results: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(results["scenarios"][0]["routers"].as_array().map(Vec::len), Some(3), "{results:#}");
+
+    machine.run("ip addr add 192.0.2.99/24 dev wan");
+    for (arguments, told) in [
+        (ports, "wan has addresses"),
+        ("--dev lan --dev wan", "four at a time"),
+        ("--dev lan --dev load0 --load load0 --load load1", "load0 is named twice"),
+        ("--dev lan --dev eth9 --load load0 --load load1", "eth9 does not exist"),
+    ] {
+        let output = bench(arguments);
+        assert!(output.code == 2 && output.stderr.contains(told), "{arguments}: {}", output.stderr);
+    }
+    machine.run("ip addr del 192.0.2.99/24 dev wan");
+    assert_eq!(links(), before, "nothing was touched");
 }
 
 #[test]

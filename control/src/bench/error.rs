@@ -18,11 +18,20 @@ pub enum BenchError {
     Scenario { name: String, known: String },
     #[error("one core is not enough: the load takes one, and the router under test another")]
     Cores,
+    #[error(
+        "ports are measured four at a time: --dev A --dev B are the router's, --load C --load D those that a cable joins to A and to B; \
+         without them the bench makes veth pairs"
+    )]
+    Ports,
+    #[error("{port} {why}")]
+    Port { port: String, why: String },
     #[error("{0}")]
     Command(#[from] shunt_lab::Failed),
     #[error("{what}: {source}")]
     Kernel { what: String, source: io::Error },
-    #[error("{device} has {found} NAPI threads, expected {expected}: is the kernel older than 5.12?")]
+    #[error(
+        "{device} has {found} NAPI threads, expected {expected}: has it so many queues, and is the kernel no older than 5.12?"
+    )]
     Threads { device: String, found: usize, expected: usize },
     #[error("{scenario}: nothing comes through {router}: {state}")]
     Silent { scenario: &'static str, router: String, state: String },

@@ -6,7 +6,6 @@ use shunt_dataplane::Loop;
 use shunt_lab::{ipv4_udp, ipv6_udp};
 
 use super::internet;
-use super::network::{G0, R0};
 use super::scenario::Scenario;
 
 /// Ethernet, IP and UDP.
@@ -35,8 +34,11 @@ pub fn turn(scenario: &Scenario) -> Loop {
     }
 }
 
+/// Source and destination of a frame.
+type Ends = ([u8; 6], [u8; 6]);
+
 /// The headers of all flows in the first size, then of all in the second, ...
-pub fn heads(scenario: &Scenario) -> impl Iterator<Item = Vec<u8>> {
+pub fn heads(scenario: &Scenario, ends: Ends) -> impl Iterator<Item = Vec<u8>> {
     let turn = turn(scenario);
     let (flows, is_ipv6) = (turn.flows, turn.head == HEAD6);
     let destinations = match scenario.destinations {
@@ -46,25 +48,25 @@ pub fn heads(scenario: &Scenario) -> impl Iterator<Item = Vec<u8>> {
     turn.sizes.into_iter().flat_map(move |size| {
         let payload = vec![0; size - turn.head];
         let heads = destinations.iter().enumerate().map(|(flow, destination)| match is_ipv6 {
-            false => head4(flow, *destination, &payload),
-            true => head6(flow, &payload),
+            false => head4(flow, ends, *destination, &payload),
+            true => head6(flow, ends, &payload),
         });
         heads.collect::<Vec<_>>()
     })
 }
 
 /// No two flows have the same source, and no two to the same destination the same port: translated they still differ.
-fn head4(flow: usize, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+fn head4(flow: usize, ends: Ends, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let source = Ipv4Addr::new(192, 0, 2, 10 + (flow % 100) as u8);
-    let mut frame = ipv4_udp((G0, R0), (source, destination), HOPS, (source_port(flow), PORT), payload);
+    let mut frame = ipv4_udp(ends, (source, destination), HOPS, (source_port(flow), PORT), payload);
     frame.truncate(HEAD4);
     frame
 }
 
-fn head6(flow: usize, payload: &[u8]) -> Vec<u8> {
+fn head6(flow: usize, ends: Ends, payload: &[u8]) -> Vec<u8> {
     let source = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10 + (flow % 100) as u16);
     let destination = Ipv6Addr::new(0x2001, 0xdb8, 0x25, 0, 0, 0, 0, 1 + (flow % 250) as u16);
-    let mut frame = ipv6_udp((G0, R0), (source, destination), HOPS, (source_port(flow), PORT), payload);
+    let mut frame = ipv6_udp(ends, (source, destination), HOPS, (source_port(flow), PORT), payload);
     frame.truncate(HEAD6);
     frame
 }

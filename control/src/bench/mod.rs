@@ -1,4 +1,5 @@
-//! `shunt bench`: the kernel and shunt forward the same load by the same rules, round by round, in network namespaces.
+//! `shunt bench`: the kernel and shunt forward the same load by the same rules, round by round, in network namespaces: between veth
+//! pairs, or between ports of the machine that are cabled to each other.
 
 mod cores;
 mod error;
@@ -6,6 +7,7 @@ mod flows;
 mod internet;
 mod measure;
 mod network;
+mod ports;
 pub mod report;
 mod router;
 mod scenario;
@@ -20,6 +22,7 @@ use crate::capabilities;
 use crate::cli::BenchArgs;
 pub use error::BenchError;
 use network::Network;
+use ports::Cables;
 use router::Router;
 use scenario::Scenario;
 
@@ -48,8 +51,9 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         return Ok(());
     }
     allowed()?;
+    let cables = Cables::of(&args.dev, &args.load)?;
     let alone = cores::alone()?;
-    let results = measure_all(&scenarios, args)?;
+    let results = measure_all(&scenarios, args, cables.as_ref())?;
     drop(alone);
     write(&args.json, &format!("{results:#}\n"))?;
     write(&args.html, &report::html::page(&results))?;
@@ -69,9 +73,12 @@ fn allowed() -> Result<(), BenchError> {
     }
 }
 
-fn measure_all(scenarios: &[Scenario], args: &BenchArgs) -> Result<Value, BenchError> {
+fn measure_all(scenarios: &[Scenario], args: &BenchArgs, cables: Option<&Cables>) -> Result<Value, BenchError> {
     let mut machine = machine();
     machine["iptables"] = router::version("iptables").into();
+    if let Some(cables) = cables {
+        machine["ports"] = cables.ports().map(|port| format!("{} ({})", port.name, port.driver)).join(", ").into();
+    }
     let lab = Lab::open().map_err(|source| BenchError::Kernel { what: "a private mount namespace".into(), source })?;
     let (routers, mut skipped) = router::all();
     for (router, why) in &skipped {
@@ -86,7 +93,15 @@ fn measure_all(scenarios: &[Scenario], args: &BenchArgs) -> Result<Value, BenchE
             continue;
         }
         let routers: Vec<&Router> = routers.iter().filter(|router| router.takes_part(scenario)).collect();
-        let network = Network::build(&lab, scenario)?;
+        let network = match Network::build(&lab, scenario, cables) {
+            // A port has the queues that it has.
+            Err(error @ BenchError::Threads { .. }) if cables.is_some() => {
+                eprintln!("skipped   {}: {error}", scenario.name);
+                skipped.push((scenario.name.to_owned(), error.to_string()));
+                continue;
+            }
+            network => network?,
+        };
         measured.push(measure::scenario(scenario, network, &routers, args)?);
     }
     Ok(json!({

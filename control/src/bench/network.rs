@@ -9,14 +9,9 @@ use shunt_policy::Ifindex;
 use super::cores::{Cores, napi_threads, put};
 use super::error::BenchError;
 use super::flows;
+use super::ports::{Cables, Lent, Names};
 use super::scenario::Scenario;
 use super::turning::Turning;
-
-/// Addresses of the interfaces.
-pub const G0: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
-pub const R0: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const R1: [u8; 6] = [2, 0, 0, 0, 0, 2];
-pub const S0: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
 
 /// `g0 --- r0 [router] r1 --- s0`, configured as the scenario wants it, with every thread on its core. Dropping it takes it down.
 pub struct Network {
@@ -37,10 +32,14 @@ pub struct Namespaces {
     generator: Namespace,
     pub router: Namespace,
     sink: Namespace,
+    pub names: Names,
+    /// Ports of the machine that are in them.
+    lent: Vec<Lent>,
 }
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
+        self.lent.iter().for_each(Lent::give_back);
         for namespace in [&self.generator, &self.router, &self.sink] {
             // What is not deleted here goes with the process.
             let _ = namespace.try_run(&format!("ip netns del {}", namespace.name()));
@@ -49,31 +48,40 @@ impl Drop for Namespaces {
 }
 
 impl Network {
-    pub fn build(lab: &Lab, scenario: &Scenario) -> Result<Network, BenchError> {
+    /// Between ports of the machine that are cabled to each other, or by veth pairs.
+    pub fn build(lab: &Lab, scenario: &Scenario, cables: Option<&Cables>) -> Result<Network, BenchError> {
         let cores = Cores::of(scenario.queues)?;
-        let strangers: Vec<i32> = ["r0", "r1", "s0"].into_iter().flat_map(napi_threads).collect();
-        let namespaces = Namespaces {
+        let names = cables.map(Cables::names).unwrap_or_default();
+        let Names { ingress, egress, sink, .. } = &names;
+        let strangers: Vec<i32> = [ingress, egress, sink].into_iter().flat_map(|name| napi_threads(name)).collect();
+        let mut namespaces = Namespaces {
             generator: lab.try_namespace("generator")?,
             router: lab.try_namespace("router")?,
             sink: lab.try_namespace("sink")?,
+            names: names.clone(),
+            lent: Vec::new(),
         };
-        namespaces.link(lab, scenario.queues)?;
+        match cables {
+            Some(cables) => namespaces.borrow(cables)?,
+            None => namespaces.link(lab, scenario.queues)?,
+        }
         let commands = namespaces.configure(scenario)?;
         let load = namespaces.load(scenario)?;
         let threads = |namespace: &Namespace, device: &str, cores: &[usize]| -> Result<Vec<i32>, BenchError> {
             namespace.attempt(&format!("echo 1 > /sys/class/net/{device}/threaded"))?;
             let mut own = napi_threads(device);
             own.retain(|thread| !strangers.contains(thread));
-            if own.len() != cores.len() {
+            // A real port may have more queues than the scenario wants; a core has those that fall to it.
+            if own.len() < cores.len() {
                 let (device, found, expected) = (device.to_owned(), own.len(), cores.len());
                 return Err(BenchError::Threads { device, found, expected });
             }
-            own.iter().zip(cores).try_for_each(|(thread, core)| put(*thread, *core))?;
+            own.iter().zip(cores.iter().cycle()).try_for_each(|(thread, core)| put(*thread, *core))?;
             Ok(own)
         };
-        let load_threads = threads(&namespaces.sink, "s0", &cores.load)?;
-        let mut router_threads = threads(&namespaces.router, "r0", &cores.router)?;
-        router_threads.extend(threads(&namespaces.router, "r1", &cores.router)?);
+        let load_threads = threads(&namespaces.sink, sink, &cores.load)?;
+        let mut router_threads = threads(&namespaces.router, ingress, &cores.router)?;
+        router_threads.extend(threads(&namespaces.router, egress, &cores.router)?);
         let turning = Turning::new(load, scenario.sizes, &cores);
         Ok(Network { turning, cores, commands, router_threads, load_threads, namespaces })
     }
@@ -81,25 +89,39 @@ impl Network {
 
 impl Namespaces {
     fn link(&self, lab: &Lab, queues: u32) -> Result<(), Failed> {
-        let Namespaces { generator, router, sink } = self;
-        lab.try_veth((generator, "g0"), (router, "r0"), queues)?;
-        lab.try_veth((router, "r1"), (sink, "s0"), queues)?;
-        for (namespace, device, mac) in
-            [(generator, "g0", G0), (router, "r0", R0), (router, "r1", R1), (sink, "s0", S0)]
-        {
-            let mac = text(mac);
-            // No chatter; and without GRO a veth has no NAPI (veth_napi_enable), and takes no frames that are redirected to its peer.
-            namespace.attempt(&format!("ip link set {device} address {mac} && ethtool -K {device} gro on"))?;
+        let [near, ingress, egress, far] = self.ends();
+        lab.try_veth(near, ingress, queues)?;
+        lab.try_veth(egress, far, queues)?;
+        for (namespace, device) in [near, ingress, egress, far] {
+            // Without GRO a veth has no NAPI (veth_napi_enable), and takes no frames that are redirected to its peer.
+            namespace.attempt(&format!("ethtool -K {device} gro on"))?;
         }
-        router.attempt("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1").map(|_| ())
+        Ok(())
+    }
+
+    /// Takes the ports of the machine.
+    fn borrow(&mut self, cables: &Cables) -> Result<(), Failed> {
+        for (port, place) in cables.ports().into_iter().zip(self.ends().map(|(namespace, _)| namespace.clone())) {
+            self.lent.push(port.lend(&place)?);
+        }
+        Ok(())
+    }
+
+    /// The interfaces, from the generator's to the sink's, and where they are.
+    fn ends(&self) -> [(&Namespace, &str); 4] {
+        let Namespaces { generator, router, sink, names, .. } = self;
+        [(generator, &names.generator), (router, &names.ingress), (router, &names.egress), (sink, &names.sink)]
     }
 
     /// Addresses and neighbours, and what the scenario says. Returns the scenario's commands.
     fn configure(&self, scenario: &Scenario) -> Result<Vec<String>, Failed> {
         let router = &self.router;
+        router.attempt("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+        let Names { ingress, egress, sink, .. } = &self.names;
+        let mac = self.sink.mac(sink).map(|byte| format!("{byte:02x}")).join(":");
         let mut lines = String::new();
         for (device, v4, v6) in
-            [("r0", "192.0.2.1/24", "2001:db8:1::1/64"), ("r1", "198.51.100.1/24", "2001:db8:2::1/64")]
+            [(ingress, "192.0.2.1/24", "2001:db8:1::1/64"), (egress, "198.51.100.1/24", "2001:db8:2::1/64")]
         {
             // Writing to a String cannot fail.
             let _ = writeln!(lines, "addr add {v4} dev {device}\naddr add {v6} dev {device} nodad");
@@ -107,12 +129,12 @@ impl Namespaces {
         // Four next hops, all of them the sink.
         for host in 10..14 {
             for neighbour in [format!("198.51.100.{host}"), format!("2001:db8:2::{host}")] {
-                let _ = writeln!(lines, "neigh add {neighbour} lladdr {} dev r1 nud permanent", text(S0));
+                let _ = writeln!(lines, "neigh add {neighbour} lladdr {mac} dev {egress} nud permanent");
             }
         }
         router.feed("ip -batch -", &lines)?;
         let mut commands = Vec::new();
-        for step in (scenario.steps)() {
+        for step in (scenario.steps)(&self.names) {
             router.feed(&step.command, step.input.as_deref().unwrap_or_default())?;
             let shown = match step.input {
                 Some(input) => {
@@ -126,12 +148,14 @@ impl Namespaces {
     }
 
     fn load(&self, scenario: &Scenario) -> Result<Load, BenchError> {
-        let mut load = Load::open(&flows::turn(scenario), flows::heads(scenario))
+        let Names { generator, ingress, sink, .. } = &self.names;
+        let ends = (self.generator.mac(generator), self.router.mac(ingress));
+        let mut load = Load::open(&flows::turn(scenario), flows::heads(scenario, ends))
             .map_err(BenchError::kernel("the programs of the load"))?;
-        let generator = ifindex(&self.generator, "g0")?;
-        self.generator.enter(|| load.send_by(generator)).map_err(BenchError::kernel("sending by g0"))?;
-        let sink = ifindex(&self.sink, "s0")?;
-        self.sink.enter(|| load.attach(sink)).map_err(BenchError::kernel("an XDP program on s0"))?;
+        let number = ifindex(&self.generator, generator)?;
+        self.generator.enter(|| load.send_by(number)).map_err(BenchError::kernel("sending by the generator's port"))?;
+        let number = ifindex(&self.sink, sink)?;
+        self.sink.enter(|| load.attach(number)).map_err(BenchError::kernel("an XDP program on the sink's port"))?;
         Ok(load)
     }
 }
@@ -146,8 +170,4 @@ fn ifindex(namespace: &Namespace, device: &str) -> Result<Ifindex, BenchError> {
 fn sample(input: &str) -> &str {
     let lines = input.lines().count();
     input.lines().nth(lines / 2).unwrap_or_default()
-}
-
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

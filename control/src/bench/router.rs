@@ -11,6 +11,7 @@ use shunt_lab::{Daemon, Namespace};
 use super::cores::{children_time, run_time, threads_of};
 use super::error::BenchError;
 use super::network::Network;
+use super::ports::Names;
 use super::scenario::Scenario;
 use crate::cli::Cli;
 
@@ -105,7 +106,8 @@ impl Router {
         let Kind::Shunt(arguments) = &self.kind else { return Ok(Running { namespace, daemon: None }) };
         let binary = std::env::current_exe().map_err(BenchError::kernel("the path of this program"))?;
         let cores = network.cores.router.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let arguments = format!("--dev r0 --dev r1 --workers {} {arguments}", network.cores.router.len());
+        let Names { ingress, egress, .. } = &network.namespaces.names;
+        let arguments = format!("--dev {ingress} --dev {egress} --workers {} {arguments}", network.cores.router.len());
         let daemon = namespace.try_start_shunt(&["taskset", "-c", &cores], &binary, &arguments)?;
         Ok(Running { namespace, daemon: Some(daemon) })
     }

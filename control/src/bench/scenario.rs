@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::error::BenchError;
 use super::flows::Destinations;
 use super::internet;
+use super::ports::Names;
 use super::router::is_installed;
 
 /// One configuration of the router, and what is sent through it.
@@ -16,7 +17,7 @@ pub struct Scenario {
     pub name: &'static str,
     pub what: &'static str,
     /// Makes it.
-    pub steps: fn() -> Vec<Step>,
+    pub steps: fn(&Names) -> Vec<Step>,
     pub is_ipv6: bool,
     pub flows: usize,
     pub destinations: Destinations,
@@ -63,7 +64,7 @@ const PLAIN: Scenario = Scenario {
 const HOWTO: Scenario = Scenario {
     name: "howto",
     what: "mark, table by fwmark, masquerade",
-    steps: || howto(0),
+    steps: |names| howto(0, names),
     tools: &["iptables", "iptables-restore"],
     connections: FEW as u64,
     ..PLAIN
@@ -74,8 +75,18 @@ fn all() -> [Scenario; 10] {
     [
         PLAIN,
         HOWTO,
-        Scenario { name: "marks-1000", what: "the same behind 1,000 mark rules", steps: || howto(1_000), ..HOWTO },
-        Scenario { name: "marks-10000", what: "the same behind 10,000 mark rules", steps: || howto(10_000), ..HOWTO },
+        Scenario {
+            name: "marks-1000",
+            what: "the same behind 1,000 mark rules",
+            steps: |names| howto(1_000, names),
+            ..HOWTO
+        },
+        Scenario {
+            name: "marks-10000",
+            what: "the same behind 10,000 mark rules",
+            steps: |names| howto(10_000, names),
+            ..HOWTO
+        },
         Scenario { name: "rules-1000", what: "1,000 ip rules", steps: rules, ..PLAIN },
         Scenario {
             name: "connections-100k",
@@ -126,20 +137,20 @@ impl Scenario {
     }
 }
 
-fn run(command: &str) -> Step {
-    Step { command: command.to_owned(), input: None }
+fn run(command: String) -> Step {
+    Step { command, input: None }
 }
 
-fn plain() -> Vec<Step> {
-    vec![run("ip route add default via 198.51.100.10 dev r1")]
+fn plain(Names { egress, .. }: &Names) -> Vec<Step> {
+    vec![run(format!("ip route add default via 198.51.100.10 dev {egress}"))]
 }
 
-fn plain6() -> Vec<Step> {
-    vec![run("ip -6 route add default via 2001:db8:2::10 dev r1")]
+fn plain6(Names { egress, .. }: &Names) -> Vec<Step> {
+    vec![run(format!("ip -6 route add default via 2001:db8:2::10 dev {egress}"))]
 }
 
 /// The "marking packets" chapter, behind so many rules for other packets.
-fn howto(others: usize) -> Vec<Step> {
+fn howto(others: usize, Names { ingress, egress, .. }: &Names) -> Vec<Step> {
     let mut steps = Vec::new();
     if others > 0 {
         let mut input = "*mangle\n".to_owned();
@@ -148,7 +159,7 @@ fn howto(others: usize) -> Vec<Step> {
             // Writing to a String cannot fail.
             let _ = writeln!(
                 input,
-                "-A PREROUTING -i r0 -s 198.18.{high}.{low}/32 -p udp -m udp --dport {port} -j MARK --set-mark {}",
+                "-A PREROUTING -i {ingress} -s 198.18.{high}.{low}/32 -p udp -m udp --dport {port} -j MARK --set-mark {}",
                 2 + number % 8
             );
         }
@@ -156,16 +167,17 @@ fn howto(others: usize) -> Vec<Step> {
         steps.push(Step { command: "iptables-restore --noflush".to_owned(), input: Some(input) });
     }
     steps.extend([
-        run("iptables -t mangle -A PREROUTING -i r0 -p udp --dport 25 -j MARK --set-mark 1"),
-        run("ip route add default via 198.51.100.10 dev r1 table 201"),
-        run("ip rule add fwmark 1 table 201"),
-        run("iptables -t nat -A POSTROUTING -o r1 -j MASQUERADE"),
+        run(format!("iptables -t mangle -A PREROUTING -i {ingress} -p udp --dport 25 -j MARK --set-mark 1")),
+        run(format!("ip route add default via 198.51.100.10 dev {egress} table 201")),
+        run("ip rule add fwmark 1 table 201".to_owned()),
+        run(format!("iptables -t nat -A POSTROUTING -o {egress} -j MASQUERADE")),
     ]);
     steps
 }
 
 /// A thousand sources with tables of their own, none of them the load's.
-fn rules() -> Vec<Step> {
+fn rules(names: &Names) -> Vec<Step> {
+    let egress = &names.egress;
     let mut input = String::new();
     for number in 0..1_000 {
         let (high, low) = (number / 256, number % 256);
@@ -177,19 +189,19 @@ fn rules() -> Vec<Step> {
         );
     }
     for table in 1000..1050 {
-        let _ = writeln!(input, "route add default via 198.51.100.11 dev r1 table {table}");
+        let _ = writeln!(input, "route add default via 198.51.100.11 dev {egress} table {table}");
     }
-    let mut steps = plain();
+    let mut steps = plain(names);
     steps.push(Step { command: "ip -batch -".to_owned(), input: Some(input) });
     steps
 }
 
-fn routes() -> Vec<Step> {
+fn routes(Names { egress, .. }: &Names) -> Vec<Step> {
     let mut input = String::with_capacity(ROUTES * 60);
     for (number, network) in internet::networks(ROUTES).into_iter().enumerate() {
         // Neighbouring prefixes are seldom of one mind.
         let via = 10 + number % 4;
-        let _ = writeln!(input, "route add {}/{} via 198.51.100.{via} dev r1", network.address, network.length);
+        let _ = writeln!(input, "route add {}/{} via 198.51.100.{via} dev {egress}", network.address, network.length);
     }
     vec![Step { command: "ip -batch -".to_owned(), input: Some(input) }]
 }

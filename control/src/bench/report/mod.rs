@@ -9,8 +9,9 @@ use serde_json::Value;
 /// Where and when it was measured, in one line.
 fn machine(results: &Value) -> String {
     let (machine, settings) = (&results["machine"], &results["settings"]);
+    let ports = machine["ports"].as_str().map(|ports| format!("ports {ports}, ")).unwrap_or_default();
     format!(
-        "{} cores of {}, Linux {}, {}, load {}, {}; {} rounds of {} s",
+        "{} cores of {}, Linux {}, {}, {ports}load {}, {}; {} rounds of {} s",
         machine["cores"],
         word(&machine["cpu"]),
         word(&machine["kernel"]),
