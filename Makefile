@@ -8,7 +8,7 @@ RUN_PACKAGES   := iproute2 iptables nftables ipset
 BENCH_PACKAGES := ethtool procps util-linux
 TEST_PACKAGES  := iputils-ping iperf3 netcat-openbsd bird2 curl conntrack conntrackd dnsmasq-base traceroute valgrind
 
-.PHONY: help packages build release demo test twin fmt lint bench micro fib scale crowd clean
+.PHONY: help packages build release demo test twin fmt lint bench peers micro fib scale crowd clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -44,6 +44,9 @@ bench: packages ## shunt against the kernel, measured (as root): benches/results
 	cargo build --release --locked -p shunt-control
 	@./.ci/as-root target/release/shunt bench $(if $(SCENARIO),--scenario $(SCENARIO)) --rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),1) \
 		--json benches/results/bench.json --html target/bench.html
+
+peers: packages ## install what make bench then measures besides: dpdk-testpmd
+	@./.ci/packages dpdk-dev librte-net-af-xdp23
 
 micro: packages ## micro-benchmarks of the packet path on the in-memory port
 	cargo bench --locked -p shunt-benches

@@ -62,6 +62,10 @@ fn privileged_a_short_bench_measures_the_kernel_and_shunt_and_leaves_nothing() {
     let routers = results["scenarios"][0]["routers"].as_array().expect("routers");
     let names: Vec<&str> = routers.iter().filter_map(|router| router["name"].as_str()).collect();
     assert!(names.starts_with(&["kernel", "shunt, workers"]), "{names:?}");
+    // A peer is measured or named.
+    let skipped = results["skipped"].as_array().expect("a list");
+    let is_skipped = skipped.iter().any(|item| item["name"] == "dpdk-testpmd");
+    assert_ne!(names.contains(&"dpdk-testpmd"), is_skipped, "{names:?}, {skipped:?}");
     for router in routers {
         for load in ["saturated", "light"] {
             for figure in [&router[load]["mpps"]["median"], &router[load]["latency_us"]["p99"]["median"]] {
@@ -105,7 +109,11 @@ fn privileged_ports_of_the_machine_are_measured_and_given_back() {
     let text = std::fs::read_to_string(folder.join("b.json")).expect("it was written");
     std::fs::remove_dir_all(&folder).expect("it is there");
     let results: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(results["scenarios"][0]["routers"].as_array().map(Vec::len), Some(3), "{results:#}");
+    assert_eq!(
+        results["scenarios"][0]["routers"].as_array().map(Vec::len),
+        Some(3),
+        "the HOWTO has no peers: {results:#}"
+    );
 
     machine.run("ip addr add 192.0.2.99/24 dev wan");
     for (arguments, told) in [

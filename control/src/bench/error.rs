@@ -33,6 +33,8 @@ pub enum BenchError {
         "{device} has {found} NAPI threads, expected {expected}: has it so many queues, and is the kernel no older than 5.12?"
     )]
     Threads { device: String, found: usize, expected: usize },
+    #[error("{name} did not start: {said}")]
+    Peer { name: &'static str, said: String },
     #[error("{scenario}: nothing comes through {router}: {state}")]
     Silent { scenario: &'static str, router: String, state: String },
     #[error(

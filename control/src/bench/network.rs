@@ -113,12 +113,18 @@ impl Namespaces {
         [(generator, &names.generator), (router, &names.ingress), (router, &names.egress), (sink, &names.sink)]
     }
 
+    /// Ethernet addresses of the generator's and the sink's interface.
+    pub fn far_addresses(&self) -> [String; 2] {
+        let [near, _, _, far] = self.ends();
+        [near, far].map(|(namespace, device)| namespace.mac(device).map(|byte| format!("{byte:02x}")).join(":"))
+    }
+
     /// Addresses and neighbours, and what the scenario says. Returns the scenario's commands.
     fn configure(&self, scenario: &Scenario) -> Result<Vec<String>, Failed> {
         let router = &self.router;
         router.attempt("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
-        let Names { ingress, egress, sink, .. } = &self.names;
-        let mac = self.sink.mac(sink).map(|byte| format!("{byte:02x}")).join(":");
+        let Names { ingress, egress, .. } = &self.names;
+        let [_, sink] = self.far_addresses();
         let mut lines = String::new();
         for (device, v4, v6) in
             [(ingress, "192.0.2.1/24", "2001:db8:1::1/64"), (egress, "198.51.100.1/24", "2001:db8:2::1/64")]
@@ -129,7 +135,7 @@ impl Namespaces {
         // Four next hops, all of them the sink.
         for host in 10..14 {
             for neighbour in [format!("198.51.100.{host}"), format!("2001:db8:2::{host}")] {
-                let _ = writeln!(lines, "neigh add {neighbour} lladdr {mac} dev {egress} nud permanent");
+                let _ = writeln!(lines, "neigh add {neighbour} lladdr {sink} dev {egress} nud permanent");
             }
         }
         router.feed("ip -batch -", &lines)?;

@@ -1,5 +1,7 @@
 //! What forwards: the kernel, shunt by one path or the other, and others that are installed.
 
+mod testpmd;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use super::network::Network;
 use super::ports::Names;
 use super::scenario::Scenario;
 use crate::cli::Cli;
+use testpmd::Testpmd;
 
 /// A daemon has settled when in this time the control room has taken less than that.
 const SETTLED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(20));
@@ -30,12 +33,19 @@ enum Kind {
     Kernel,
     /// With these arguments besides.
     Shunt(String),
+    Testpmd,
 }
 
 /// A router at work. Dropping it ends it; the kernel forwards on.
 pub struct Running {
     namespace: Namespace,
-    daemon: Option<Daemon>,
+    what: What,
+}
+
+enum What {
+    Kernel,
+    Shunt(Daemon),
+    Testpmd(Testpmd),
 }
 
 /// CPU time in ns.
@@ -67,11 +77,10 @@ pub fn all() -> (Vec<Router>, Vec<(String, String)>) {
         shunt("shunt, workers", "");
         skipped.push(("shunt, replay".to_owned(), "this shunt has no --replay".to_owned()));
     }
-    let why = match is_installed("dpdk-testpmd") {
-        true => "not driven by this bench yet",
-        false => "not installed (Debian: dpdk)",
-    };
-    skipped.push(("dpdk-testpmd".to_owned(), why.to_owned()));
+    match testpmd::missing() {
+        Some(missing) => skipped.push((testpmd::NAME.to_owned(), missing)),
+        None => routers.push(Router { name: testpmd::NAME, kind: Kind::Testpmd }),
+    }
     (routers, skipped)
 }
 
@@ -96,36 +105,50 @@ fn knows_replay() -> bool {
 }
 
 impl Router {
-    pub fn takes_part(&self, _scenario: &Scenario) -> bool {
-        true
+    pub fn takes_part(&self, scenario: &Scenario) -> bool {
+        self.kind != Kind::Testpmd || testpmd::SCENARIOS.contains(&scenario.name)
     }
 
     /// Starts it on its cores.
     pub fn start(&self, network: &Network) -> Result<Running, BenchError> {
         let namespace = network.namespaces.router.clone();
-        let Kind::Shunt(arguments) = &self.kind else { return Ok(Running { namespace, daemon: None }) };
-        let binary = std::env::current_exe().map_err(BenchError::kernel("the path of this program"))?;
-        let cores = network.cores.router.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let Names { ingress, egress, .. } = &network.namespaces.names;
-        let arguments = format!("--dev {ingress} --dev {egress} --workers {} {arguments}", network.cores.router.len());
-        let daemon = namespace.try_start_shunt(&["taskset", "-c", &cores], &binary, &arguments)?;
-        Ok(Running { namespace, daemon: Some(daemon) })
+        let what = match &self.kind {
+            Kind::Kernel => What::Kernel,
+            Kind::Shunt(arguments) => What::Shunt(start_shunt(network, arguments)?),
+            Kind::Testpmd => What::Testpmd(Testpmd::start(network)?),
+        };
+        Ok(Running { namespace, what })
     }
+}
+
+fn start_shunt(network: &Network, arguments: &str) -> Result<Daemon, BenchError> {
+    let binary = std::env::current_exe().map_err(BenchError::kernel("the path of this program"))?;
+    let cores = network.cores.router.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let Names { ingress, egress, .. } = &network.namespaces.names;
+    let arguments = format!("--dev {ingress} --dev {egress} --workers {} {arguments}", network.cores.router.len());
+    Ok(network.namespaces.router.try_start_shunt(&["taskset", "-c", &cores], &binary, &arguments)?)
 }
 
 impl Running {
     pub fn paths(&self) -> Paths {
-        match &self.daemon {
-            None => Paths { own: self.namespace.kernel_forwarded(), punted: 0 },
-            Some(daemon) => paths(&daemon.status()["counters"]),
+        match &self.what {
+            What::Kernel => Paths { own: self.namespace.kernel_forwarded(), punted: 0 },
+            What::Shunt(daemon) => paths(&daemon.status()["counters"]),
+            What::Testpmd(testpmd) => Paths { own: testpmd.sent(), punted: self.namespace.kernel_forwarded() },
         }
     }
 
     /// How long it has run until now.
     pub fn time(&self) -> Time {
-        let Some(process) = self.daemon.as_ref().map(Daemon::id) else { return Time::default() };
-        let (workers, others) = threads_of(process);
-        Time { workers: run_time(&workers), control: run_time(&others) + children_time(process) }
+        let (workers, others, children) = match &self.what {
+            What::Kernel => return Time::default(),
+            What::Shunt(daemon) => {
+                let (workers, others) = threads_of(daemon.id());
+                (workers, others, children_time(daemon.id()))
+            }
+            What::Testpmd(testpmd) => (threads_of(testpmd.id()).1, Vec::new(), 0),
+        };
+        Time { workers: run_time(&workers), control: run_time(&others) + children }
     }
 
     /// Waits until what is done once after a start is done: reading all once more, telling the kernel of connections.
@@ -143,15 +166,17 @@ impl Running {
 
     /// What `shunt verify` would hold against it.
     pub fn divergence(&self) -> Option<String> {
-        let verify = self.daemon.as_ref()?.status()["verify"].clone();
+        let What::Shunt(daemon) = &self.what else { return None };
+        let verify = daemon.status()["verify"].clone();
         (verify["divergence_total"] != 0).then(|| verify.to_string())
     }
 
     /// All that it says of itself.
     pub fn state(&self) -> String {
-        match &self.daemon {
-            None => "the kernel's counters of /proc/net/snmp do not move".to_owned(),
-            Some(daemon) => daemon.status()["counters"].to_string(),
+        match &self.what {
+            What::Kernel => "the kernel's counters of /proc/net/snmp do not move".to_owned(),
+            What::Shunt(daemon) => daemon.status()["counters"].to_string(),
+            What::Testpmd(testpmd) => testpmd.said(),
         }
     }
 }
@@ -166,7 +191,7 @@ fn paths(counters: &Value) -> Paths {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(daemon) = self.daemon.take() {
+        if let What::Shunt(daemon) = std::mem::replace(&mut self.what, What::Kernel) {
             daemon.signal(Signal::SIGTERM);
             daemon.finish();
         }
