@@ -21,6 +21,7 @@ use crate::conntrack::{self, Conntrack};
 use crate::explain;
 use crate::holdings::Holdings;
 use crate::keepalive::Keepalive;
+use crate::mirror::drivers::Drivers;
 use crate::mirror::netfilter;
 use crate::mirror::{Changes, Mirror, MirrorError, Part};
 use crate::ports::{self, Left, Selection, SelectionError};
@@ -70,6 +71,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let mut server = Server::bind(&settings.socket)?;
     let mut mirror = Mirror::open(settings.event_buffer).await?;
+    let mut drivers = Drivers::open();
     let mut supervisor = Supervisor::start(settings, &mirror)?;
     supervisor.announce();
 
@@ -85,6 +87,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
                 supervisor.catch_up(&mut mirror);
                 supervisor.tick(&mut mirror);
             }
+            // Until it is noticed every frame that is redirected there is lost.
+            () = drivers.changed() => supervisor.follow_drivers(&mirror),
             asked = server.question() => {
                 supervisor.catch_up(&mut mirror);
                 if let Some(asked) = supervisor.take(asked, &mut mirror) {
@@ -312,8 +316,8 @@ impl Supervisor {
         }
     }
 
-    /// Which drivers take frames that others redirect to them: some only while a program is attached to the interface, or to its peer. Netlink
-    /// tells of changes in a group of its own; asking twice a second costs less than following it.
+    /// Which drivers take frames that others redirect to them: some only while a program is attached to the interface, or to its peer.
+    /// [`Drivers`] tells when to look; kernels that do not are asked twice a second.
     fn follow_drivers(&mut self, mirror: &Mirror) {
         if self.settings.replay == ReplayMode::Off {
             return;

@@ -7,6 +7,7 @@
 pub(crate) mod attributes;
 mod audit;
 mod decode;
+pub mod drivers;
 mod ears;
 mod health;
 #[cfg(test)]
