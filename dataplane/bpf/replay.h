@@ -98,6 +98,22 @@ struct {
 	__type(value, struct bucket);
 } flows SEC(".maps");
 
+/*
+ * Where a packet has been counted in an entry of which the worker had taken all: it looks at no others. A byte for each entry, set here and
+ * taken down by the worker before it takes what has been counted.
+ */
+struct marks {
+	__u8 flows[8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct marks);
+} marks SEC(".maps");
+
 /* Written by the control side before any worker goes by a newer policy. */
 struct replaying {
 	__u32 generation;
@@ -183,6 +199,15 @@ static __always_inline struct flow *search(struct bucket *bucket, const struct f
 			return flow;
 	}
 	return NULL;
+}
+
+static __always_inline void mark(__u32 flow)
+{
+	__u32 block = flow / 8;
+	struct marks *found = bpf_map_lookup_elem(&marks, &block);
+
+	if (found)
+		*(volatile __u8 *)&found->flows[flow % 8] = 1;
 }
 
 /*
@@ -492,7 +517,9 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 			return 0;
 	}
 
-	__sync_fetch_and_add(&found->count, (1ull << COUNT_PACKETS) + total);
+	/* Whoever finds nothing counted marks the entry: seldom, so packets do not wait for one more place in memory. */
+	if (!__sync_fetch_and_add(&found->count, (1ull << COUNT_PACKETS) + total))
+		mark(index * WAYS + (found - bucket->flows));
 	if (action.last != clock)
 		*(volatile __u32 *)&found->action.last = clock;
 
