@@ -184,8 +184,8 @@ static __always_inline int same_flow(const struct flow *a, const struct flow *b)
 	       a->destination[3] == b->destination[3];
 }
 
-/* The entry of a flow that holds for this generation; its version is told. */
-static __always_inline struct flow *search(struct bucket *bucket, const struct flow *key, __u32 generation, __u32 *version)
+/* The entry of a flow that holds for this generation; its version and its way are told. */
+static __always_inline struct flow *search(struct bucket *bucket, const struct flow *key, __u32 generation, __u32 *version, __u32 *way)
 {
 	int i;
 
@@ -195,19 +195,23 @@ static __always_inline struct flow *search(struct bucket *bucket, const struct f
 
 		*version = *(volatile __u32 *)&flow->version;
 		barrier();
-		if (flow->generation == generation && same_flow(flow, key))
+		if (flow->generation == generation && same_flow(flow, key)) {
+			*way = i;
 			return flow;
+		}
 	}
 	return NULL;
 }
 
-static __always_inline void mark(__u32 flow)
+/* A function of its own, since it is seldom wanted. */
+__noinline int mark(__u32 flow)
 {
 	__u32 block = flow / 8;
 	struct marks *found = bpf_map_lookup_elem(&marks, &block);
 
 	if (found)
 		*(volatile __u8 *)&found->flows[flow % 8] = 1;
+	return 0;
 }
 
 /*
@@ -388,7 +392,7 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 	struct flow key = {};
 	struct bucket *bucket;
 	struct flow *found = NULL;
-	__u32 zero = 0, total, length, version = 0, clock, index, age, i;
+	__u32 zero = 0, total, length, version = 0, way = 0, clock, index, age, i;
 	__u64 sum;
 	__u16 check;
 
@@ -457,12 +461,12 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 	now = bpf_map_lookup_elem(&replaying, &zero);
 	if (!bucket || !now)
 		return 0;
-	found = search(bucket, &key, now->generation, &version);
+	found = search(bucket, &key, now->generation, &version, &way);
 	if (!found) {
 		/* What its bucket had no room for stands in the one beside it. */
 		index ^= 1;
 		bucket = bpf_map_lookup_elem(&flows, &index);
-		found = bucket ? search(bucket, &key, now->generation, &version) : NULL;
+		found = bucket ? search(bucket, &key, now->generation, &version, &way) : NULL;
 	}
 	if (!found || version & 1)
 		return 0;
@@ -519,7 +523,7 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 
 	/* Whoever finds nothing counted marks the entry: seldom, so packets do not wait for one more place in memory. */
 	if (!__sync_fetch_and_add(&found->count, (1ull << COUNT_PACKETS) + total))
-		mark(index * WAYS + (found - bucket->flows));
+		mark(index * WAYS + way);
 	if (action.last != clock)
 		*(volatile __u32 *)&found->action.last = clock;
 
