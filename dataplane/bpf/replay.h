@@ -162,14 +162,15 @@ static __always_inline __u64 mixed(__u64 hash, __u64 word)
 /* As in replay/flow.rs. */
 static __always_inline __u32 hashed(const struct flow *key)
 {
-	__u64 hash = mixed(key->ports, ((__u64)key->destination[0] << 32) | key->source[0]);
+	__u64 hash = mixed(0, ((__u64)key->destination[0] << 32) | key->source[0]);
 
 	if (key->family == 6) {
 		hash = mixed(hash, ((__u64)key->source[2] << 32) | key->source[1]);
 		hash = mixed(hash, ((__u64)key->destination[2] << 32) | key->destination[1]);
 		hash = mixed(hash, ((__u64)key->destination[3] << 32) | key->source[3]);
 	}
-	return mixed(hash, key->iif) >> 32;
+	/* Not with the addresses at once: they often count up together, and would undo each other. */
+	return mixed(hash, ((__u64)key->iif << 32) | key->ports) >> 32;
 }
 
 static __always_inline int same_flow(const struct flow *a, const struct flow *b)

@@ -125,13 +125,14 @@ impl Key {
     pub(super) fn hash(&self) -> u64 {
         let [iif, ports, s01, s23, d01, d23] = self.0;
         let (low, high) = (|word: u64| word & 0xffff_ffff, |word: u64| word >> 32);
-        let mut hash = mixed(low(ports), d01 << 32 | low(s01));
+        let mut hash = mixed(0, d01 << 32 | low(s01));
         if self.is_ipv6() {
             hash = mixed(hash, s23 << 32 | high(s01));
             hash = mixed(hash, d23 << 32 | high(d01));
             hash = mixed(hash, d23 & !0xffff_ffff | high(s23));
         }
-        mixed(hash, low(iif))
+        // Not with the addresses at once: they often count up together, and would undo each other.
+        mixed(hash, iif << 32 | low(ports))
     }
 }
 
