@@ -98,6 +98,22 @@ struct {
 	__type(value, struct bucket);
 } flows SEC(".maps");
 
+/*
+ * Where a packet has been counted in an entry of which the worker had taken all: it looks at no others. A byte for each entry, set here and
+ * taken down by the worker before it takes what has been counted.
+ */
+struct marks {
+	__u8 flows[8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct marks);
+} marks SEC(".maps");
+
 /* Written by the control side before any worker goes by a newer policy. */
 struct replaying {
 	__u32 generation;
@@ -146,14 +162,15 @@ static __always_inline __u64 mixed(__u64 hash, __u64 word)
 /* As in replay/flow.rs. */
 static __always_inline __u32 hashed(const struct flow *key)
 {
-	__u64 hash = mixed(key->ports, ((__u64)key->destination[0] << 32) | key->source[0]);
+	__u64 hash = mixed(0, ((__u64)key->destination[0] << 32) | key->source[0]);
 
 	if (key->family == 6) {
 		hash = mixed(hash, ((__u64)key->source[2] << 32) | key->source[1]);
 		hash = mixed(hash, ((__u64)key->destination[2] << 32) | key->destination[1]);
 		hash = mixed(hash, ((__u64)key->destination[3] << 32) | key->source[3]);
 	}
-	return mixed(hash, key->iif) >> 32;
+	/* Not with the addresses at once: they often count up together, and would undo each other. */
+	return mixed(hash, ((__u64)key->iif << 32) | key->ports) >> 32;
 }
 
 static __always_inline int same_flow(const struct flow *a, const struct flow *b)
@@ -168,8 +185,8 @@ static __always_inline int same_flow(const struct flow *a, const struct flow *b)
 	       a->destination[3] == b->destination[3];
 }
 
-/* The entry of a flow that holds for this generation; its version is told. */
-static __always_inline struct flow *search(struct bucket *bucket, const struct flow *key, __u32 generation, __u32 *version)
+/* The entry of a flow that holds for this generation; its version and its way are told. */
+static __always_inline struct flow *search(struct bucket *bucket, const struct flow *key, __u32 generation, __u32 *version, __u32 *way)
 {
 	int i;
 
@@ -179,10 +196,23 @@ static __always_inline struct flow *search(struct bucket *bucket, const struct f
 
 		*version = *(volatile __u32 *)&flow->version;
 		barrier();
-		if (flow->generation == generation && same_flow(flow, key))
+		if (flow->generation == generation && same_flow(flow, key)) {
+			*way = i;
 			return flow;
+		}
 	}
 	return NULL;
+}
+
+/* A function of its own, since it is seldom wanted. */
+__noinline int mark(__u32 flow)
+{
+	__u32 block = flow / 8;
+	struct marks *found = bpf_map_lookup_elem(&marks, &block);
+
+	if (found)
+		*(volatile __u8 *)&found->flows[flow % 8] = 1;
+	return 0;
 }
 
 /*
@@ -363,7 +393,7 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 	struct flow key = {};
 	struct bucket *bucket;
 	struct flow *found = NULL;
-	__u32 zero = 0, total, length, version = 0, clock, index, age, i;
+	__u32 zero = 0, total, length, version = 0, way = 0, clock, index, age, i;
 	__u64 sum;
 	__u16 check;
 
@@ -432,12 +462,12 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 	now = bpf_map_lookup_elem(&replaying, &zero);
 	if (!bucket || !now)
 		return 0;
-	found = search(bucket, &key, now->generation, &version);
+	found = search(bucket, &key, now->generation, &version, &way);
 	if (!found) {
 		/* What its bucket had no room for stands in the one beside it. */
 		index ^= 1;
 		bucket = bpf_map_lookup_elem(&flows, &index);
-		found = bucket ? search(bucket, &key, now->generation, &version) : NULL;
+		found = bucket ? search(bucket, &key, now->generation, &version, &way) : NULL;
 	}
 	if (!found || version & 1)
 		return 0;
@@ -492,7 +522,9 @@ static __always_inline int replay(struct xdp_md *ctx, const struct port *own, in
 			return 0;
 	}
 
-	__sync_fetch_and_add(&found->count, (1ull << COUNT_PACKETS) + total);
+	/* Whoever finds nothing counted marks the entry: seldom, so packets do not wait for one more place in memory. */
+	if (!__sync_fetch_and_add(&found->count, (1ull << COUNT_PACKETS) + total))
+		mark(index * WAYS + way);
 	if (action.last != clock)
 		*(volatile __u32 *)&found->action.last = clock;
 

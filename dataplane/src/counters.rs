@@ -72,19 +72,14 @@ impl WorkerCounters {
         }
     }
 
-    /// What packets of a known flow count beside themselves.
-    pub(crate) fn hear(&self, collected: &Collected<'_>) {
-        if let Some(neighbour) = collected.neighbour {
-            self.neighbours.set(neighbour);
-        }
+    /// What packets of a known flow count: the worker's own have been counted as forwarded.
+    pub(crate) fn hear(&self, collected: &Collected) {
+        self.replayed.add(collected.replayed);
+        self.forwarded.add(collected.replayed);
+        self.neighbours.set(collected.neighbour);
         for slot in collected.rules() {
             self.rules.add(slot, collected.traffic.packets, collected.traffic.bytes);
         }
-    }
-
-    pub(crate) fn replayed(&self, packets: u64) {
-        self.replayed.add(packets);
-        self.forwarded.add(packets);
     }
 
     pub(crate) fn adopted(&self, generation: Generation) {

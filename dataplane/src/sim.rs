@@ -30,8 +30,11 @@ const RING: usize = 256;
 /// A queue whose wire is two lists.
 pub struct SimPort {
     region: Arc<Region>,
-    arriving: VecDeque<Vec<u8>>,
     fill: Vec<Frame>,
+    /// Frames in memory that have arrived: a device writes them while the worker does something else.
+    arrived: VecDeque<Frame>,
+    /// What found no frame to go to yet.
+    arriving: VecDeque<Vec<u8>>,
     outgoing: Vec<Frame>,
     sent: Vec<Vec<u8>>,
     sent_frames: u64,
@@ -48,8 +51,9 @@ impl SimPort {
     fn new(region: Arc<Region>) -> Self {
         SimPort {
             region,
-            arriving: VecDeque::new(),
             fill: Vec::with_capacity(RING),
+            arrived: VecDeque::with_capacity(RING),
+            arriving: VecDeque::new(),
             outgoing: Vec::with_capacity(RING),
             sent: Vec::new(),
             sent_frames: 0,
@@ -62,10 +66,25 @@ impl SimPort {
 
     /// Puts a frame on the wire towards us.
     pub fn inject(&mut self, frame: &[u8]) {
+        if self.arriving.is_empty() && self.arrive(frame) {
+            return;
+        }
         let mut buffer = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(LONGEST_FRAME as usize));
         buffer.clear();
         buffer.extend_from_slice(frame);
         self.arriving.push_back(buffer);
+    }
+
+    /// False if there is no frame to write it to.
+    fn arrive(&mut self, bytes: &[u8]) -> bool {
+        let Some(mut frame) = self.fill.pop() else { return false };
+        if frame.write(bytes) {
+            self.arrived.push_back(frame);
+        } else {
+            self.missed += 1;
+            self.fill.push(frame);
+        }
+        true
     }
 
     /// Takes the frames that were sent since the last time.
@@ -86,23 +105,24 @@ impl SimPort {
 
 impl Port for SimPort {
     fn receive(&mut self, into: &mut Vec<Frame>, pool: &mut Pool) {
-        while self.fill.len() < RING {
+        while self.fill.len() + self.arrived.len() < RING {
             let Some(frame) = pool.take() else { break };
             self.fill.push(frame);
         }
-        while into.len() < into.capacity().min(BATCH) && !self.arriving.is_empty() {
-            let Some(mut frame) = self.fill.pop() else { return };
-            let Some(bytes) = self.arriving.pop_front() else { return self.fill.push(frame) };
-            if frame.write(&bytes) {
-                into.push(frame);
-            } else {
-                self.missed += 1;
-                self.fill.push(frame);
+        let room = into.capacity().min(BATCH) - into.len();
+        while self.arrived.len() < room
+            && let Some(bytes) = self.arriving.pop_front()
+        {
+            if !self.arrive(&bytes) {
+                self.arriving.push_front(bytes);
+                break;
             }
             self.spare.push(bytes);
         }
+        into.extend(self.arrived.drain(..room.min(self.arrived.len())));
     }
 
+    #[inline]
     fn transmit(&mut self, frame: Frame) -> Result<(), Frame> {
         if self.outgoing.len() == RING {
             return Err(frame);
@@ -126,7 +146,7 @@ impl Port for SimPort {
     }
 
     fn held(&self) -> usize {
-        self.fill.len() + self.outgoing.len()
+        self.fill.len() + self.arrived.len() + self.outgoing.len()
     }
 
     fn in_flight(&self) -> usize {
@@ -140,7 +160,11 @@ impl Port for SimPort {
 
 impl Drop for SimPort {
     fn drop(&mut self) {
-        self.fill.drain(..).chain(self.outgoing.drain(..)).for_each(|frame| self.region.retire(frame));
+        self.fill
+            .drain(..)
+            .chain(self.arrived.drain(..))
+            .chain(self.outgoing.drain(..))
+            .for_each(|frame| self.region.retire(frame));
     }
 }
 

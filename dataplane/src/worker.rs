@@ -1,5 +1,6 @@
 //! One core's work: adopt the newest policy, receive, forward, act, flush.
 
+mod burst;
 pub mod crew;
 pub mod doorbell;
 pub mod handover;
@@ -20,15 +21,15 @@ use crate::counters::WorkerCounters;
 use crate::packet::{Ends, Packet};
 use crate::port::Port;
 use crate::punt::Punt;
-use crate::replay;
 use crate::rule_counters::Hits;
 use crate::sample::{Sample, Sampler};
 use crate::snapshot::Subscriber;
 use crate::xsk::{BATCH, Frame, Pool};
+use burst::{Arrival, Read};
 use handover::{Exchange, Handed, Task};
 use parked::{Lot, Parked};
 use replaying::Replaying;
-use tracked::{Tracked, local, tracks};
+use tracked::{Tracked, local};
 
 /// One queue that the worker owns.
 pub struct Queue<P> {
@@ -64,29 +65,17 @@ pub struct Worker<P, K> {
     sampling: bool,
     tracked: Tracked,
     parked: Lot,
-    /// Received and not yet read; kept for its memory.
+    /// Received and not yet decided about; kept for its memory.
     batch: Vec<Frame>,
-    /// Read and not yet decided about; kept for its memory.
+    /// Of each of these frames, how it came; kept for its memory.
     burst: Vec<Arrival>,
+    /// What stands in those that are not of known flows; kept for its memory.
+    read: Vec<Read>,
     /// The rules that the packet at hand has hit; kept for its memory.
     hits: Hits,
     /// Frames that still waited to be sent after the last flush.
     waiting: usize,
     replaying: Replaying,
-}
-
-/// A frame that has been received.
-struct Arrival {
-    frame: Frame,
-    ingress: PortId,
-    iif: Ifindex,
-    what: What,
-}
-
-enum What {
-    /// Likely of a flow that has been decided about.
-    Known(replay::Sought),
-    Read(Result<Packet, Stop>, Option<Sought>),
 }
 
 /// The parts of a [`Worker`].
@@ -106,7 +95,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
     pub fn new(parts: Parts<P, K>) -> Self {
         let Parts { policy, queues, ways, exchange, pool, punt, counters, samples, tracked } = parts;
         counters.adopted(policy.generation());
-        let (batch, burst) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let (batch, burst, read) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         Worker {
             policy,
             queues,
@@ -121,6 +110,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             parked: Lot::default(),
             batch,
             burst,
+            read,
             hits: Hits::default(),
             waiting: 0,
             replaying: Replaying::default(),
@@ -149,90 +139,21 @@ impl<P: Port, K: Punt> Worker<P, K> {
         done + usize::from(self.tracked.is_told() || self.is_collecting())
     }
 
-    /// Takes a batch from one queue and sends each frame its way.
-    fn receive(&mut self, index: usize) -> usize {
-        let mut batch = std::mem::take(&mut self.batch);
-        let Queue { port, iif, ref mut io } = self.queues[index];
-        io.receive(&mut batch, &mut self.pool);
-        let received = batch.len();
-        if received > 0 {
-            self.counters.received.add(received as u64);
-        }
-        for frame in batch.drain(..) {
-            self.receive_one(frame, port, iif);
-        }
-        self.batch = batch;
-        let chosen = self.samples.choose(self.burst.len());
-        self.dispatch_burst(chosen);
-        received
-    }
-
-    /// The packet path begins: whether its flow is known. Nothing is decided before the whole burst is read, so that flows and connections
-    /// come from memory all at once.
-    fn receive_one(&mut self, frame: Frame, ingress: PortId, iif: Ifindex) {
-        match self.tracked.connections.seek_flow(&frame, iif) {
-            Some(sought) => self.burst.push(Arrival { frame, ingress, iif, what: What::Known(sought) }),
-            None => {
-                let arrival = self.read(frame, ingress, iif);
-                self.burst.extend(arrival);
-            }
-        }
-    }
-
-    /// What stands in the frame, and whose connection it is; `None` if another worker has it now.
-    fn read(&mut self, frame: Frame, ingress: PortId, iif: Ifindex) -> Option<Arrival> {
-        let packet = Packet::parse(&frame);
-        let mut sought = None;
-        if let Ok(packet) = &packet
-            && tracks(self.policy.current(), packet.family())
-        {
-            let connections = &self.tracked.connections;
-            let seen = packet.seen(&frame, connections.verifies_checksums());
-            let owner = self.tracked.owner(&seen);
-            if owner != self.exchange.number() {
-                self.give(frame, owner, Task::Decide { ingress, iif }, DropReason::HandoverFull);
-                return None;
-            }
-            sought = Some(connections.seek(seen));
-        }
-        Some(Arrival { frame, ingress, iif, what: What::Read(packet, sought) })
-    }
-
-    /// Decides about what was read and acts on it, in the order in which it came. The decision about the frame `chosen` is kept.
-    fn dispatch_burst(&mut self, chosen: Option<usize>) {
-        let mut burst = std::mem::take(&mut self.burst);
-        for arrival in &burst {
-            if let What::Read(_, Some(sought)) = &arrival.what {
-                self.tracked.connections.approach(sought);
-            }
-        }
-        for (number, arrival) in burst.drain(..).enumerate() {
-            self.sampling = chosen == Some(number);
-            self.dispatch(arrival);
-        }
-        self.sampling = false;
-        self.burst = burst;
-    }
-
     /// Decide, act.
-    fn dispatch(&mut self, arrival: Arrival) {
-        let Arrival { frame, ingress, iif, what } = arrival;
-        let (frame, packet, sought) = match what {
-            What::Read(packet, sought) => (frame, packet, sought),
-            What::Known(sought) => {
-                let Err(frame) = self.forward_known(frame, &sought) else { return };
-                match self.read(frame, ingress, iif) {
-                    Some(Arrival { frame, what: What::Read(packet, sought), .. }) => (frame, packet, sought),
-                    _ => return,
-                }
-            }
-        };
+    fn decide(&mut self, frame: Frame, ingress: PortId, iif: Ifindex, read: Read) {
+        let Read { packet, sought } = read;
         let packet = match packet {
             Ok(packet) => packet,
             Err(stop) => return self.stop(frame, ingress, stop),
         };
-        if let Some(sought) = sought {
-            return self.dispatch_tracked(frame, packet, sought, ingress, iif);
+        match sought {
+            Some((sought, owner)) if owner == self.exchange.number() => {
+                return self.decide_tracked(frame, packet, sought, ingress, iif);
+            }
+            Some((_, owner)) => {
+                return self.give(frame, owner, Task::Decide { ingress, iif }, DropReason::HandoverFull);
+            }
+            None => {}
         }
         self.hits.clear();
         let query = packet.query(iif);
@@ -253,7 +174,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
     }
 
     /// The same for a packet of a connection, by the worker that owns that.
-    fn dispatch_tracked(&mut self, frame: Frame, packet: Packet, sought: Sought, ingress: PortId, iif: Ifindex) {
+    fn decide_tracked(&mut self, frame: Frame, packet: Packet, sought: Sought, ingress: PortId, iif: Ifindex) {
         let policy = self.policy.current();
         self.hits.clear();
         let mut tracker = self.tracked.connections.tracker_of(sought, local(&packet, policy), self.tracked.now);
@@ -361,10 +282,12 @@ impl<P: Port, K: Punt> Worker<P, K> {
         }
     }
 
+    #[inline]
     fn way(&self, port: PortId) -> Way {
         self.ways.get(usize::from(port.0)).copied().unwrap_or(Way::None)
     }
 
+    #[inline]
     fn send(&mut self, frame: Frame, egress: PortId, way: Way) {
         match way {
             Way::Own(queue) => self.transmit(frame, queue),
@@ -385,6 +308,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// Deals with what another worker left in one inbox, at most a batch.
     fn collect(&mut self, inbox: usize) -> usize {
+        let mut batch = std::mem::take(&mut self.batch);
         let mut taken = 0;
         while taken < BATCH
             && let Some(Handed { frame, to }) = self.exchange.take(inbox)
@@ -392,7 +316,10 @@ impl<P: Port, K: Punt> Worker<P, K> {
             taken += 1;
             self.pool.arrived();
             match to {
-                Task::Decide { ingress, iif } => self.receive_one(frame, ingress, iif),
+                Task::Decide { ingress, iif } => {
+                    self.arrive(&frame, ingress, iif);
+                    batch.push(frame);
+                }
                 Task::Leave { ingress, reason, reply } => {
                     let when = self.tracked.connections.expect(&reply, self.tracked.now);
                     self.punt_when(frame, ingress, reason, when);
@@ -404,18 +331,18 @@ impl<P: Port, K: Punt> Worker<P, K> {
                 },
             }
         }
-        self.dispatch_burst(None);
+        self.dispatch_burst(&mut batch, None);
+        self.batch = batch;
         taken
     }
 
+    #[inline]
     fn transmit(&mut self, frame: Frame, queue: usize) {
         let io = &mut self.queues[queue].io;
-        let refused = io.transmit(frame).or_else(|frame| {
-            // Full of frames that were sent long ago, perhaps.
-            io.flush(&mut self.pool);
-            io.transmit(frame)
-        });
-        match refused {
+        let Err(frame) = io.transmit(frame) else { return self.counters.forwarded.add(1) };
+        // Full of frames that were sent long ago, perhaps.
+        io.flush(&mut self.pool);
+        match io.transmit(frame) {
             Ok(()) => self.counters.forwarded.add(1),
             Err(frame) => self.discard(frame, DropReason::TransmitFull),
         }

@@ -10,6 +10,7 @@ use crate::replay::{
     Action, Checks, Collected, Held as HeldWindows, Key, Life, Lives, Member, Replay, Replayed, Sought,
 };
 use crate::rule_counters::Hits;
+use crate::xsk::prefetch;
 
 /// A known connection on which another packet like the one just forwarded would change nothing but how long it lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,37 +115,48 @@ impl Connections {
 
     /// Whether a connection lives, when all is known that programs have forwarded of it.
     pub(super) fn lives_on(&mut self, number: u32, now: u64) -> bool {
-        let lives = self.replay.as_ref().and_then(|replay| replay.lives(number, now));
-        let entry = self.table.entry_mut(number);
-        match lives {
-            Some(Lives::Until(until)) => entry.expires = until,
-            Some(Lives::AtLeastUntil(until)) => entry.expires = entry.expires.max(until),
-            None => {}
+        if let Some(lives) = self.replay.as_ref().and_then(|replay| replay.lives(number, now)) {
+            self.live(number, lives);
         }
-        entry.expires > now
+        self.table.entry(number).expires > now
     }
 
-    /// Begins to look for the flow of a packet; `None` if it has to be decided about anyhow.
+    fn live(&mut self, number: u32, lives: Lives) {
+        let entry = self.table.entry_mut(number);
+        entry.expires = match lives {
+            Lives::Until(until) => until,
+            Lives::AtLeastUntil(until) => entry.expires.max(until),
+        };
+    }
+
+    /// See [`Replay::seek`].
+    #[inline(always)]
     pub(crate) fn seek_flow(&self, frame: &[u8], iif: Ifindex) -> Option<Sought> {
-        let replay = self.replay.as_ref().filter(|replay| !replay.is_empty())?;
-        replay.flows().seek(frame, iif)
+        self.replay.as_ref().filter(|replay| !replay.is_empty())?.seek(frame, iif)
+    }
+
+    /// See [`Replay::approach`].
+    #[inline]
+    pub(crate) fn approach_flow(&self, sought: &mut Sought) -> bool {
+        self.replay.as_ref().is_some_and(|replay| replay.approach(sought))
     }
 
     /// See [`Replay::forward`].
+    #[inline]
     pub(crate) fn forward_known(
         &mut self,
         frame: &mut [u8],
-        sought: &Sought,
+        sought: (&Sought, Ifindex),
         generation: Generation,
         now: u64,
-    ) -> Option<(Replayed, Collected<'_>)> {
+    ) -> Option<Replayed> {
         self.replay.as_mut()?.forward(frame, sought, generation, now)
     }
 
-    /// Begins to collect what programs have forwarded.
-    pub fn begin_collection(&mut self) {
+    /// Begins to collect what has gone by known flows.
+    pub fn begin_collection(&mut self, generation: Generation) {
         if let Some(replay) = &mut self.replay {
-            replay.begin();
+            replay.begin(generation);
         }
     }
 
@@ -152,29 +164,35 @@ impl Connections {
         self.replay.as_ref().is_none_or(Replay::is_collected)
     }
 
-    /// Number of entries that programs forward by.
+    /// Whether entries are looked for that make room.
+    pub fn is_cleaning(&self) -> bool {
+        self.replay.as_ref().is_some_and(Replay::is_cleaning)
+    }
+
+    /// Number of entries by which packets are forwarded.
     pub fn replayed(&self) -> usize {
         self.replay.as_ref().map_or(0, Replay::len)
     }
 
-    /// Collects from so many more entries, and tells `hear` of each.
+    /// Collects from so many more entries at most, and tells `hear` of each.
     pub(crate) fn collect(
         &mut self,
         entries: usize,
         generation: Generation,
         now: u64,
-        mut hear: impl FnMut(&Collected<'_>),
+        mut hear: impl FnMut(&Collected),
     ) {
-        for _ in 0..entries {
-            let Some(replay) = &mut self.replay else { return };
-            let Some(collected) = replay.next(generation, now) else { return };
+        let Some(replay) = &mut self.replay else { return };
+        replay.clean(generation, now);
+        replay.gather(entries).for_each(|number| prefetch(self.table.entry(number)));
+        // As many may be given back as are collected from.
+        for _ in 0..2 * entries {
+            let Some(collected) = self.replay.as_mut().and_then(|replay| replay.next(now)) else { return };
             if collected.traffic.packets > 0 {
                 hear(&collected);
-            } else if !collected.used {
-                continue;
             }
-            if let Some(number) = collected.connection {
-                self.lives_on(number, now);
+            if let Some((number, lives)) = collected.connection {
+                self.live(number, lives);
                 self.report(number, now);
             }
         }

@@ -10,7 +10,7 @@ use shunt_policy::connection::Endpoint;
 
 use super::entry::Key;
 use super::index::scale;
-use crate::xsk::zeroed;
+use crate::xsk::Zeroed;
 
 /// Written when a worker's first connection with a mapping comes and its last one goes, read when a new connection looks for one; not
 /// with other packets. Nobody waits: a reader that meets a half-written place passes over it.
@@ -20,7 +20,7 @@ pub struct Sources(Arc<Shared>);
 struct Shared {
     seed: u64,
     /// [`PLACE`] words each: the tag, then the mapped address, then [`Last`].
-    words: Box<[AtomicU64]>,
+    words: Zeroed,
 }
 
 const PLACE: usize = 4;
@@ -77,7 +77,7 @@ impl Sources {
     /// For so many connections of all workers.
     pub fn new(connections: usize, seed: u64) -> Self {
         let lines = (connections * Self::BYTES).div_ceil(LINE * size_of::<u64>()).max(LINES);
-        Sources(Arc::new(Shared { seed, words: zeroed(lines * LINE) }))
+        Sources(Arc::new(Shared { seed, words: Zeroed::new(lines * LINE) }))
     }
 
     fn tag(&self, key: &Key) -> Tag {

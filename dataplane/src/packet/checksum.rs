@@ -1,11 +1,14 @@
 //! The Internet checksum (RFC 1071).
 
 /// Sum of the 16-bit big-endian words of `bytes`, an odd last byte padded with zero. Not folded, not inverted.
-///
-/// Words are added as they lie in memory, four at a time: the sum is the same but for the order of its bytes (RFC
-/// 1071, 2 B).
 #[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
+    u64::from(u16::from_be(fold(raw(bytes))))
+}
+
+/// The same of the words as they lie in memory, four bytes at a time: folded, it is that but for the order of its bytes (RFC 1071, 2 B).
+#[inline]
+pub fn raw(bytes: &[u8]) -> u64 {
     let mut total = 0u64;
     let (words, rest) = bytes.as_chunks::<4>();
     for word in words {
@@ -18,10 +21,11 @@ pub fn sum(bytes: &[u8]) -> u64 {
     if let [byte] = last {
         total += u64::from(u16::from_ne_bytes([*byte, 0]));
     }
-    u64::from(u16::from_be(fold(total)))
+    total
 }
 
 /// Folds the carries in: the one's complement sum in 16 bits.
+#[inline]
 pub fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);

@@ -33,17 +33,9 @@ const REPLY: u8 = 32;
 /// For workers alone.
 pub(super) const UNSENT: u8 = 64;
 
-/// What all packets of a flow have in common, as it lies in them.
+/// What all packets of a flow have in common, as it lies in them: the words of [`KEY`], but for the bits that are not the key's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Key {
-    iif: u32,
-    head: u32,
-    ports: u32,
-    protocol: u8,
-    family: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
-}
+pub struct Key([u64; KEY.len()]);
 
 /// How the packets of a flow leave, and which of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,61 +86,62 @@ impl Key {
             IpAddr::V4(_) => (4, packet.tos.into()),
             IpAddr::V6(_) => (6, (6 << 28 | u32::from(packet.tos) << 20 | packet.flow_label).to_be()),
         };
-        replayed.then(|| Key {
-            iif: iif.0,
-            head,
-            ports: ports(source, destination),
-            protocol: packet.protocol,
-            family,
-            source: words(packet.source),
-            destination: words(packet.destination),
-        })
+        let ports = ports(source, destination);
+        let ends = [words(packet.source), words(packet.destination)];
+        replayed.then(|| Key::new(iif, head, (ports, packet.protocol, family), ends))
     }
 
-    /// Of a packet that starts with its IP header, 20 or 40 bytes long, and has `payload` behind it.
-    pub(super) fn read(packet: &[u8], payload: &[u8], iif: Ifindex, six: bool) -> Option<Self> {
-        let word = |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(*packet.get(at..)?.first_chunk()?)) };
-        let (family, head, source, destination) = match six {
-            false => (4, u32::from(*packet.get(1)?), [word(12)?, 0, 0, 0], [word(16)?, 0, 0, 0]),
-            true => {
-                let address =
-                    |at| -> Option<[u32; 4]> { Some([word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?]) };
-                (6, word(0)?, address(8)?, address(24)?)
-            }
-        };
-        let protocol = *packet.get(if six { 6 } else { 9 })?;
-        let ports = u32::from_ne_bytes(*payload.first_chunk()?);
-        Some(Key { iif: iif.0, head, ports, protocol, family, source, destination })
-    }
-
-    /// The words of [`KEY`], but for the bits that are not the key's.
-    pub(super) fn words(&self) -> [u64; KEY.len()] {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let Key { iif, head, ports, protocol, family, source, destination } = *self;
-        [
-            pair(iif, head),
+    /// `head`: IPv4 has the TOS there, IPv6 the first word of its header. `ports` with the protocol and the family (4 or 6).
+    #[inline]
+    pub(super) fn new(iif: Ifindex, head: u32, (ports, protocol, family): (u32, u8, u8), ends: [[u32; 4]; 2]) -> Self {
+        let [source, destination] = ends;
+        Key([
+            pair(iif.0, head),
             pair(ports, u32::from(protocol) | u32::from(family) << 8),
             pair(source[0], source[1]),
             pair(source[2], source[3]),
             pair(destination[0], destination[1]),
             pair(destination[2], destination[3]),
-        ]
+        ])
     }
 
-    /// As in replay.h.
-    pub(super) fn hash(&self) -> u32 {
-        let Key { iif, ports, family, source, destination, .. } = self;
-        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-        let mut hash = mixed((*ports).into(), pair(destination[0], source[0]));
-        if *family == 6 {
-            hash = mixed(hash, pair(source[2], source[1]));
-            hash = mixed(hash, pair(destination[2], destination[1]));
-            hash = mixed(hash, pair(destination[3], source[3]));
+    #[inline]
+    pub(super) fn words(&self) -> &[u64; KEY.len()] {
+        &self.0
+    }
+
+    #[inline]
+    pub(super) fn is_ipv6(&self) -> bool {
+        (self.0[1] >> 40) as u8 == 6
+    }
+
+    #[inline]
+    pub(super) fn protocol(&self) -> u8 {
+        (self.0[1] >> 32) as u8
+    }
+
+    /// As in replay.h, where the upper half says where the flow stands.
+    #[inline(always)]
+    pub(super) fn hash(&self) -> u64 {
+        let [iif, ports, s01, s23, d01, d23] = self.0;
+        let (low, high) = (|word: u64| word & 0xffff_ffff, |word: u64| word >> 32);
+        let mut hash = mixed(0, d01 << 32 | low(s01));
+        if self.is_ipv6() {
+            hash = mixed(hash, s23 << 32 | high(s01));
+            hash = mixed(hash, d23 << 32 | high(d01));
+            hash = mixed(hash, d23 & !0xffff_ffff | high(s23));
         }
-        (mixed(hash, (*iif).into()) >> 32) as u32
+        // Not with the addresses at once: they often count up together, and would undo each other.
+        mixed(hash, iif << 32 | low(ports))
     }
 }
 
+#[inline]
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+#[inline]
 fn mixed(hash: u64, word: u64) -> u64 {
     let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ hash >> 32
@@ -194,8 +187,7 @@ impl Action {
 
 /// The entry but for its first word. `last` is in steps of the programs' clock.
 pub(super) fn encode(key: &Key, action: &Action, last: u32, until: Until) -> [u64; WORDS] {
-    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let [a1, a2, a3, a4, a5, a6] = key.words();
+    let [a1, a2, a3, a4, a5, a6] = key.0;
     let Action { macs, source: s, destination: d, ports: new, transport, header, port, tos, flags, longest } = *action;
     let [a, b, c] = macs.as_chunks::<4>().0 else { unreachable!("12 bytes are three words") };
     let [a, b, c] = [a, b, c].map(|word| u32::from_ne_bytes(*word));

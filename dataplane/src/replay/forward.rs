@@ -1,12 +1,13 @@
 //! What the XDP program does to packets of known flows (`replay` of replay.h), done by a worker: where frames come to it anyhow, a decision
 //! that has been made is not made again.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use shunt_policy::{Generation, Ifindex, PortId};
 
 use super::flow::{ACTION, AMENDS, KEY, Key, LAST, TCP, TRACKED, TRANSLATES, UDP, VERIFY, VERSION, WINDOWS};
-use super::shared::{Entry, Flows, is_of, stamp};
+use super::places::Home;
+use super::shared::{Entry, is_of, stamp};
 use super::steps;
 use crate::packet::{ETHERNET, checksum};
 
@@ -16,24 +17,26 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 /// More fragments, or an offset.
 const FRAGMENT: u16 = 0x3fff;
 
-/// A packet that may be of a known flow.
+/// Bytes of the IP headers, and of the whole of what stands before a payload of UDP; TCP has more.
+const HEADER4: usize = 20;
+const HEADER6: usize = 40;
+const HEAD4: usize = ETHERNET + HEADER4 + 8;
+const HEAD6: usize = ETHERNET + HEADER6 + 8;
+
+/// A packet that may be of a known flow. Small: there is one for each packet of a burst.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sought {
-    /// First of the entries in which it would stand.
-    first: u32,
-    key: [u64; KEY.len()],
+    pub(super) home: Home,
+    /// The entry of its flow, if it is known.
+    pub(super) flow: u32,
+    /// Bytes behind the IP header.
+    payload: u16,
     six: bool,
-    protocol: u8,
-    /// Bytes of the IP header and of what stands behind it.
-    header: usize,
-    payload: usize,
 }
 
 /// A packet that is ready to leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Replayed {
-    /// Number of the entry.
-    pub(super) flow: u32,
     pub(crate) port: PortId,
     /// Of the frame, in bytes.
     pub(crate) length: usize,
@@ -41,40 +44,58 @@ pub(crate) struct Replayed {
 
 impl Replayed {
     /// Of the IP packet, in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         (self.length - ETHERNET) as u64
     }
 }
 
 impl Sought {
     /// `None` for a packet that is a worker's to decide about, whatever its flow.
-    fn read(frame: &[u8], iif: Ifindex, flows: &Flows) -> Option<Self> {
-        let kind = *frame.get(12..)?.first_chunk::<2>()?;
-        let packet = frame.get(ETHERNET..)?;
-        let (six, protocol, header, total) = match kind {
+    #[inline(always)]
+    pub(super) fn read(frame: &[u8], iif: Ifindex, last_bucket: u32) -> Option<Self> {
+        let (key, header, payload) = match *frame.get(12..)?.first_chunk()? {
             IPV4 => {
-                let header = packet.first_chunk::<20>()?;
-                let ordinary = header[0] == 0x45 && number(header, 6) & FRAGMENT == 0 && header[8] > 1;
-                let sound = ordinary && checksum::fold(checksum::sum(header)) == 0xffff;
-                (false, header[9], 20, sound.then(|| usize::from(number(header, 2)))?)
+                let head = frame.first_chunk()?;
+                let total = u16::from_be_bytes(bytes(head, ETHERNET + 2));
+                let fragment = u16::from_be_bytes(bytes(head, ETHERNET + 6)) & FRAGMENT;
+                let ordinary = head[ETHERNET] == 0x45 && fragment == 0 && head[ETHERNET + 8] > 1;
+                if !ordinary || checksum::fold(checksum::raw(&bytes::<HEADER4, _>(head, ETHERNET))) != 0xffff {
+                    return None;
+                }
+                (key_of_ipv4(head, iif), HEADER4, total.checked_sub(HEADER4 as u16)?)
             }
             IPV6 => {
-                let header = packet.first_chunk::<40>()?;
-                let ordinary = header[0] >> 4 == 6 && header[7] > 1;
-                (true, header[6], 40, ordinary.then(|| 40 + usize::from(number(header, 4)))?)
+                let head = frame.first_chunk()?;
+                if head[ETHERNET] >> 4 != 6 || head[ETHERNET + 7] <= 1 {
+                    return None;
+                }
+                (key_of_ipv6(head, iif), HEADER6, u16::from_be_bytes(bytes(head, ETHERNET + 4)))
             }
             _ => return None,
         };
-        let payload = packet.get(header..total)?;
-        match protocol {
-            UDP if payload.len() >= 8 => {}
-            TCP if is_plain_tcp(payload) => {}
+        let segment = frame.get(ETHERNET + header..ETHERNET + header + usize::from(payload))?;
+        match key.protocol() {
+            UDP if payload >= 8 => {}
+            TCP if is_plain_tcp(segment) => {}
             _ => return None,
         }
-        let key = Key::read(packet, payload, iif, six)?;
-        let (first, key) = (flows.first_place(&key), key.words());
-        Some(Sought { first, key, six, protocol, header, payload: payload.len() })
+        Some(Sought { home: Home::of(&key, last_bucket), flow: 0, payload, six: key.is_ipv6() })
     }
+}
+
+#[inline(always)]
+fn key_of_ipv4(head: &[u8; HEAD4], iif: Ifindex) -> Key {
+    let ends = [[word(head, ETHERNET + 12), 0, 0, 0], [word(head, ETHERNET + 16), 0, 0, 0]];
+    let ports = word(head, ETHERNET + HEADER4);
+    Key::new(iif, head[ETHERNET + 1].into(), (ports, head[ETHERNET + 9], 4), ends)
+}
+
+#[inline(always)]
+fn key_of_ipv6(head: &[u8; HEAD6], iif: Ifindex) -> Key {
+    let address = |at| [word(head, at), word(head, at + 4), word(head, at + 8), word(head, at + 12)];
+    let ends = [address(ETHERNET + 8), address(ETHERNET + 24)];
+    let ports = word(head, ETHERNET + HEADER6);
+    Key::new(iif, word(head, ETHERNET), (ports, head[ETHERNET + 6], 6), ends)
 }
 
 /// Neither FIN nor SYN nor RST, but ACK; without options, or with time stamps alone.
@@ -88,165 +109,180 @@ fn is_plain_tcp(segment: &[u8]) -> bool {
     options_are_plain && header[13] & 0x17 == 0x10
 }
 
-fn number(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk::<2>).map_or(0, |bytes| u16::from_be_bytes(*bytes))
+/// Some of the bytes, at a place of which the compiler knows that it is inside.
+#[inline]
+fn bytes<const N: usize, const M: usize>(of: &[u8; M], at: usize) -> [u8; N] {
+    let mut some = [0; N];
+    some.copy_from_slice(&of[at..at + N]);
+    some
 }
 
-/// As it lies in memory: sums of the Internet checksum are the same in any order of bytes (RFC 1071, 2 B).
-fn raw(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk::<2>).map_or(0, |bytes| u16::from_ne_bytes(*bytes))
+#[inline]
+fn word<const M: usize>(of: &[u8; M], at: usize) -> u32 {
+    u32::from_ne_bytes(bytes(of, at))
 }
 
-fn write<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
-    if let Some(field) = bytes.get_mut(at..at + N) {
-        field.copy_from_slice(&value);
-    }
+#[inline]
+fn write<const N: usize>(to: &mut [u8], at: usize, value: [u8; N]) {
+    to[at..at + N].copy_from_slice(&value);
 }
 
 /// RFC 1624, equation 3; `delta` is the inverted old and the new.
+#[inline]
 fn amended(sum: u16, delta: u16) -> u16 {
     !checksum::fold(u64::from(!sum) + u64::from(delta))
 }
 
-impl Flows {
-    /// Begins to look for the packet's flow, without waiting for memory.
-    pub(crate) fn seek(&self, frame: &[u8], iif: Ifindex) -> Option<Sought> {
-        let sought = Sought::read(frame, iif, self)?;
-        self.prefetch(sought.first);
-        Some(sought)
+/// `struct action`, word by word.
+struct Action([u64; ACTION.end - ACTION.start]);
+
+impl Action {
+    #[inline]
+    fn low(&self, at: usize) -> u32 {
+        self.0[at] as u32
     }
 
-    /// Makes a packet ready to leave as an entry of this generation says. `None`, and the frame is as it came, if there is none that holds for
-    /// it. Counts nothing. `now` is monotonic, ns.
-    pub(super) fn replay(
-        &self,
-        frame: &mut [u8],
-        sought: &Sought,
-        generation: Generation,
-        now: u64,
-        is_ours: impl FnOnce(u32) -> bool,
-    ) -> Option<Replayed> {
-        let (flow, entry, action) = self.action(sought, generation)?;
-        if !is_ours(flow) {
-            return None;
-        }
-        let Sought { six, protocol, header, payload, .. } = *sought;
-        let action = Bytes::of(action);
-        let (flags, total) = (action.byte(63), header + payload);
-        let clock = steps(now);
-        let age = clock.wrapping_sub(action.word(52)) as i32;
-        let is_late = i64::from(age) > i64::from(action.word(56));
-        if total > usize::from(longest(entry)) || flags & WINDOWS != 0 || is_late {
-            return None;
-        }
-        let packet = frame.get(ETHERNET..ETHERNET + total)?;
-        let sum_at = header + if protocol == TCP { 16 } else { 6 };
-        let sum = raw(packet, sum_at);
-        if protocol == TCP || sum != 0 {
-            let addresses = if six { packet.get(8..40)? } else { packet.get(12..20)? };
-            let pseudo = checksum::sum(addresses) + u64::from(protocol) + payload as u64;
-            // The sender has left it to its hardware.
-            if u16::from_be(sum) == checksum::fold(pseudo) {
-                return None;
-            }
-            if flags & VERIFY != 0 && checksum::fold(pseudo + checksum::sum(packet.get(header..)?)) != 0xffff {
-                return None;
-            }
-        }
-        if flags & TRACKED != 0 && protocol == UDP && !(8..=payload).contains(&usize::from(number(packet, header + 4)))
-        {
-            return None;
-        }
-        if age != 0 {
-            let last = entry[LAST].load(Ordering::Relaxed);
-            entry[LAST].store(last & 0xffff_ffff | u64::from(clock) << 32, Ordering::Relaxed);
-        }
-        write(frame, 0, action.bytes::<12>(0));
-        let packet = frame.get_mut(ETHERNET..ETHERNET + total)?;
-        let tos = action.byte(62);
-        if six {
-            packet[0] = 0x60 | tos >> 4;
-            packet[1] = packet[1] & 0x0f | tos << 4;
-            packet[7] -= 1;
-            if flags & TRANSLATES != 0 {
-                write(packet, 8, action.bytes::<32>(12));
-            }
-        } else {
-            let mut header_sum = raw(packet, 10);
-            if flags & AMENDS != 0 {
-                packet[1] = tos;
-                write(packet, 12, action.bytes::<4>(12));
-                write(packet, 16, action.bytes::<4>(28));
-                header_sum = amended(header_sum, action.half(50));
-            }
-            // ip_decrease_ttl
-            let decremented = u32::from(header_sum) + u32::from(0x0100_u16.to_be());
-            write(packet, 10, ((decremented + u32::from(decremented >= 0xffff)) as u16).to_ne_bytes());
-            packet[8] -= 1;
-        }
-        if flags & TRANSLATES != 0 {
-            write(packet, header, action.bytes::<4>(44));
-            if protocol == TCP || sum != 0 {
-                let new = match amended(sum, action.half(48)) {
-                    0 if protocol == UDP => 0xffff,
-                    new => new,
-                };
-                write(packet, sum_at, new.to_ne_bytes());
-            }
-        }
-        Some(Replayed { flow, port: PortId(action.half(60)), length: ETHERNET + total })
+    #[inline]
+    fn high(&self, at: usize) -> u32 {
+        (self.0[at] >> 32) as u32
     }
 
-    /// The entry of this generation for the packet's flow, and a copy of what it does.
-    fn action(
-        &self,
-        sought: &Sought,
-        generation: Generation,
-    ) -> Option<(u32, &Entry, [u64; ACTION.end - ACTION.start])> {
-        let wanted = u64::from(stamp(generation)) << 32;
-        let (flow, entry, version) = self.ways(sought.first).find_map(|(flow, entry)| {
-            let version = entry[VERSION].load(Ordering::Acquire);
-            let holds = version & !0xffff_ffff == wanted && is_of(entry, &sought.key);
-            holds.then_some((flow, entry, version))
-        })?;
-        let action = std::array::from_fn(|at| entry[ACTION.start + at].load(Ordering::Relaxed));
-        // What was read is read before the version is looked at again.
-        fence(Ordering::Acquire);
-        // What is being written has no generation.
-        (entry[VERSION].load(Ordering::Relaxed) == version).then_some((flow, entry, action))
+    fn flags(&self) -> u8 {
+        (self.0[7] >> 56) as u8
+    }
+
+    fn tos(&self) -> u8 {
+        (self.0[7] >> 48) as u8
+    }
+
+    /// Writes addresses of IPv6, source and destination.
+    #[inline]
+    fn write_addresses(&self, to: &mut [u8; 32]) {
+        write(to, 0, self.high(1).to_ne_bytes());
+        write(to, 4, self.0[2].to_ne_bytes());
+        write(to, 12, self.0[3].to_ne_bytes());
+        write(to, 20, self.0[4].to_ne_bytes());
+        write(to, 28, self.low(5).to_ne_bytes());
+    }
+}
+
+/// Makes a packet ready to leave as this entry says, which is the worker's own: nobody else writes what it says. `None`, and the frame is as
+/// it came, if it does not hold for the packet. Counts nothing. `now` is monotonic, ns.
+#[inline]
+pub(super) fn replay(
+    entry: &Entry,
+    frame: &mut [u8],
+    (sought, iif): (&Sought, Ifindex),
+    generation: Generation,
+    now: u64,
+) -> Option<Replayed> {
+    let Sought { payload, six, .. } = *sought;
+    let key = &if six { key_of_ipv6(frame.first_chunk()?, iif) } else { key_of_ipv4(frame.first_chunk()?, iif) };
+    // Withdrawn it is of no generation.
+    let version = entry[VERSION].load(Ordering::Relaxed);
+    if (version >> 32) as u32 != stamp(generation) || !is_of(entry, key) {
+        return None;
+    }
+    let action = Action(std::array::from_fn(|at| entry[ACTION.start + at].load(Ordering::Relaxed)));
+    let (flags, payload) = (action.flags(), usize::from(payload));
+    let header = if six { HEADER6 } else { HEADER4 };
+    let length = ETHERNET + header + payload;
+    let clock = steps(now);
+    let age = clock.wrapping_sub(action.high(6)) as i32;
+    let is_late = i64::from(age) > i64::from(action.low(7));
+    if header + payload > usize::from(longest(entry)) || flags & WINDOWS != 0 || is_late {
+        return None;
+    }
+    let (head, segment) = frame.get_mut(..length)?.split_at_mut_checked(ETHERNET + header)?;
+    let new_sum = new_checksum(head, segment, key, &action)?;
+    if age != 0 {
+        let last = entry[LAST].load(Ordering::Relaxed);
+        entry[LAST].store(last & 0xffff_ffff | u64::from(clock) << 32, Ordering::Relaxed);
+    }
+    match six {
+        true => rewrite_ipv6(head.first_chunk_mut()?, &action),
+        false => rewrite_ipv4(head.first_chunk_mut()?, &action),
+    }
+    if flags & TRANSLATES != 0 {
+        write(segment, 0, action.high(5).to_ne_bytes());
+        if let Some((at, sum)) = new_sum {
+            write(segment, at, sum.to_ne_bytes());
+        }
+    }
+    Some(Replayed { port: PortId(action.high(7) as u16), length })
+}
+
+/// Where the checksum of UDP or TCP stands in the segment and what it becomes where ends are translated, if it has one; `None` if the packet
+/// is a worker's to decide about.
+#[inline]
+#[allow(clippy::option_option)]
+fn new_checksum(head: &[u8], segment: &[u8], key: &Key, action: &Action) -> Option<Option<(usize, u16)>> {
+    let (flags, is_tcp) = (action.flags(), key.protocol() == TCP);
+    let at = if is_tcp { 16 } else { 6 };
+    let [a, b] = *segment.get(at..)?.first_chunk()?;
+    let sum = u16::from_ne_bytes([a, b]);
+    if flags & TRACKED != 0 && !is_tcp {
+        let said = u16::from_be_bytes(*segment.get(4..)?.first_chunk()?);
+        if !(8..=segment.len()).contains(&usize::from(said)) {
+            return None;
+        }
+    }
+    if !is_tcp && sum == 0 {
+        return Some(None);
+    }
+    let addresses = match key.is_ipv6() {
+        true => checksum::raw(head.last_chunk::<32>()?),
+        false => checksum::raw(head.last_chunk::<8>()?),
+    };
+    // In the order of memory, as all these sums.
+    let [protocol, length] = [u16::from(key.protocol()), segment.len() as u16].map(|word| u64::from(word.to_be()));
+    let pseudo = addresses + protocol + length;
+    // The sender has left it to its hardware.
+    if sum == checksum::fold(pseudo) {
+        return None;
+    }
+    if flags & VERIFY != 0 && checksum::fold(pseudo + checksum::raw(segment)) != 0xffff {
+        return None;
+    }
+    Some(Some(match amended(sum, action.low(6) as u16) {
+        0 if !is_tcp => (at, 0xffff),
+        new => (at, new),
+    }))
+}
+
+#[inline]
+fn rewrite_ipv4(head: &mut [u8; ETHERNET + HEADER4], action: &Action) {
+    write(head, 0, action.0[0].to_ne_bytes());
+    write(head, 8, action.low(1).to_ne_bytes());
+    let mut sum = u16::from_ne_bytes(bytes(head, ETHERNET + 10));
+    if action.flags() & AMENDS != 0 {
+        head[ETHERNET + 1] = action.tos();
+        write(head, ETHERNET + 12, action.high(1).to_ne_bytes());
+        write(head, ETHERNET + 16, action.high(3).to_ne_bytes());
+        sum = amended(sum, (action.low(6) >> 16) as u16);
+    }
+    // ip_decrease_ttl
+    let decremented = u32::from(sum) + u32::from(0x0100_u16.to_be());
+    write(head, ETHERNET + 10, ((decremented + u32::from(decremented >= 0xffff)) as u16).to_ne_bytes());
+    head[ETHERNET + 8] -= 1;
+}
+
+#[inline]
+fn rewrite_ipv6(head: &mut [u8; ETHERNET + HEADER6], action: &Action) {
+    write(head, 0, action.0[0].to_ne_bytes());
+    write(head, 8, action.low(1).to_ne_bytes());
+    let tos = action.tos();
+    head[ETHERNET] = 0x60 | tos >> 4;
+    head[ETHERNET + 1] = head[ETHERNET + 1] & 0x0f | tos << 4;
+    head[ETHERNET + 7] -= 1;
+    if action.flags() & TRANSLATES != 0
+        && let Some(addresses) = head.last_chunk_mut()
+    {
+        action.write_addresses(addresses);
     }
 }
 
 /// The longest packet that it is for, in bytes.
 fn longest(entry: &Entry) -> u16 {
     (entry[KEY[1]].load(Ordering::Relaxed) >> 48) as u16
-}
-
-/// `struct action`, by the places of its bytes.
-struct Bytes([u8; 8 * (ACTION.end - ACTION.start)]);
-
-impl Bytes {
-    fn of(words: [u64; ACTION.end - ACTION.start]) -> Self {
-        let mut bytes = [0; _];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_ne_bytes());
-        }
-        Bytes(bytes)
-    }
-
-    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
-        self.0.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
-    }
-
-    fn byte(&self, at: usize) -> u8 {
-        self.0[at]
-    }
-
-    fn half(&self, at: usize) -> u16 {
-        u16::from_ne_bytes(self.bytes(at))
-    }
-
-    fn word(&self, at: usize) -> u32 {
-        u32::from_ne_bytes(self.bytes(at))
-    }
 }

@@ -1,36 +1,42 @@
 //! Replay in the driver: what a worker has decided about a flow is written into a map, by which the XDP program (`bpf/replay.h`) forwards
 //! the next packets of that flow itself. On devices where a frame has to be copied to reach a worker this is several times as fast.
 //!
-//! - [`flow`]: what an entry says. [`shared`]: the memory, and the order in which it is written. [`Replay`]: one worker's entries.
+//! - [`flow`]: what an entry says. [`shared`]: the memory, and the order in which it is written. [`Replay`]: one worker's entries, which it
+//!   finds by [`places`].
 //! - Only what is the same for every packet of a flow is installed: see [`Policy::varies`](shunt_policy::Policy::varies) and
 //!   [`Steady`](crate::conn::Steady). The first packet that changes its connection comes to a worker, which withdraws the entries before it
 //!   sends that packet on.
 //! - An entry holds for one generation of the policy. The control side sets a new generation before it hands the policy out, so the very
 //!   next packet comes to a worker.
-//! - A worker collects what its entries have counted twice a second, and when it is asked to: for counters of rules, neighbours in use,
-//!   connections' time-outs and what the kernel is told of them. An entry that is withdrawn is given back a moment later, when no program
-//!   can still count in it.
+//! - A worker collects twice a second, and when it is asked to, what its entries have counted ([`collect`]): for counters of rules,
+//!   neighbours in use, connections' time-outs and what the kernel is told of them. An entry that is withdrawn is given back a moment later,
+//!   when no program can still count in it.
 
+mod collect;
 mod flow;
 mod forward;
+mod places;
 mod shared;
 mod windows;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use shunt_policy::config::CounterSlot;
-use shunt_policy::{Generation, NeighbourSlot};
+use shunt_policy::{Generation, Ifindex, NeighbourSlot};
 
+pub use collect::Collected;
 pub use flow::{Action, Checks, Key};
 pub(crate) use forward::{Replayed, Sought};
 pub use shared::{Flows, Traffic};
 pub use windows::{Held, Record};
 
+use collect::Collection;
 use flow::Until;
+use places::{Home, Places};
 use windows::Lifetimes;
 
 use crate::rule_counters::Hits;
-use crate::xsk::prefetch;
+use crate::xsk;
 
 /// Rules that the packets of a flow hit, at most; flows that hit more are not installed.
 const RULES: usize = 12;
@@ -38,17 +44,8 @@ const RULES: usize = 12;
 /// ns in a step of the programs' clock.
 const STEP_BITS: u32 = 20;
 
-/// For which a withdrawn entry is kept, in steps of the clock: a program that has it in hand is long done.
-const LINGERING: u32 = 20;
-
-/// Entries that a collection asks memory for before it comes to them.
-const AHEAD: usize = 8;
-
 /// The longest time that the clock can tell, in its steps: 26 days.
 const NEVER: u32 = i32::MAX as u32;
-
-/// An entry of no connection that nobody has used for so many steps makes room: 10 s.
-const IDLE: u32 = 10 << 10;
 
 /// A direction of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,17 +70,18 @@ pub struct Replay {
     /// By an `Arc` of this worker's own: whoever holds windows takes another, and no other worker is to feel that.
     flows: Arc<Flows>,
     /// By the number of the entry.
-    installed: Box<[Installed]>,
-    /// Numbers of those that are ours.
-    own: Vec<u32>,
+    places: Places,
+    /// Of those that are ours, by their places.
+    own: Vec<Own>,
     /// With so many of ours most others find no place, and to look for one is in vain: that is not free.
     full: usize,
     /// By the number of a connection.
     of_connections: Box<[OfConnection]>,
     /// Place of the first connection's windows among those of all workers.
     first_windows: u32,
-    /// Where the collection goes on, and how far it goes.
-    cursor: usize,
+    /// Entries that do not hold any more, and since when in steps of the clock; the oldest first.
+    withdrawn: VecDeque<(u32, u32)>,
+    collection: Collection,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -94,56 +92,39 @@ struct OfConnection {
     has_windows: bool,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Installed {
-    /// In `own`, plus one; 0: not ours.
-    place: u32,
+/// What the worker has of an entry beside what stands in that; packets of known flows do not touch it.
+#[derive(Clone, Copy)]
+struct Own {
+    flow: u32,
     /// Plus one; 0 is none.
     connection: u32,
-    reply: bool,
-    /// It does not hold any more, since then.
-    withdrawn: Option<u32>,
+    until: Until,
     generation: u32,
-    /// In steps of the clock; of no meaning with shared windows.
-    idle: u32,
-    neighbour: Option<NeighbourSlot>,
-    /// The worker itself has forwarded by it since the last collection.
-    used: bool,
+    neighbour: NeighbourSlot,
+    reply: bool,
+    /// It does not hold any more.
+    withdrawn: bool,
     count: u8,
     rules: [u32; RULES],
-}
-
-/// What has gone by an entry.
-pub struct Collected<'a> {
-    pub traffic: Traffic,
-    pub neighbour: Option<NeighbourSlot>,
-    rules: &'a [u32],
-    /// The number of the connection.
-    pub connection: Option<u32>,
-    /// Whether the worker has forwarded by it meanwhile.
-    pub used: bool,
-}
-
-impl Collected<'_> {
-    pub fn rules(&self) -> impl Iterator<Item = CounterSlot> {
-        self.rules.iter().map(|slot| CounterSlot(*slot))
-    }
 }
 
 impl Replay {
     /// For the worker of this number among those that share `flows`, and whose connections have numbers below `connections`.
     pub fn new(flows: Flows, worker: usize, connections: usize) -> Self {
-        let installed = vec![Installed::default(); flows.len()].into_boxed_slice();
         let of_connections = vec![OfConnection::default(); connections].into_boxed_slice();
         let first_windows = u32::try_from(worker * connections).unwrap_or(u32::MAX);
-        // An entry is ours at most once.
-        let own = Vec::with_capacity(flows.len());
-        let full = flows.len() / 16 * 15;
-        Replay { flows: Arc::new(flows), installed, own, full, of_connections, first_windows, cursor: 0 }
-    }
-
-    pub(crate) fn flows(&self) -> &Flows {
-        &self.flows
+        let room = flows.len();
+        Replay {
+            flows: Arc::new(flows),
+            places: Places::new(room),
+            // An entry is ours, and withdrawn, at most once. What nobody writes takes no memory.
+            own: xsk::room(room),
+            full: room / 16 * 15,
+            of_connections,
+            first_windows,
+            withdrawn: VecDeque::with_capacity(room),
+            collection: Collection::new(room),
+        }
     }
 
     /// Number of entries, those that are to be given back included.
@@ -173,23 +154,16 @@ impl Replay {
                 None => return,
             },
         };
-        let idle = if let Until::Idle(steps) = until { steps } else { 0 };
-        let words = key.words();
+        let home = Home::of(key, self.flows.last_bucket());
         let present = match member {
             Some(Member { number, reply, .. }) => {
                 self.of_connections[number as usize].flows[usize::from(reply)].checked_sub(1)
             }
-            None => self
-                .flows
-                .places(key)
-                .find(|flow| self.is_holding(*flow) && shared::is_of(self.flows.entry(*flow), &words)),
+            None => home.ways().find(|flow| self.is_holding(*flow) && shared::is_of(self.flows.entry(*flow), key)),
         };
         if let Some(flow) = present {
-            let installed = &self.installed[flow as usize];
-            if installed.generation == generation.0 as u32
-                && installed.idle == idle
-                && shared::is_of(self.flows.entry(flow), &words)
-            {
+            let holds = self.of(flow).is_some_and(|own| own.generation == generation.0 as u32 && own.until == until);
+            if holds && shared::is_of(self.flows.entry(flow), key) {
                 return;
             }
             self.withdraw(flow, clock);
@@ -199,20 +173,19 @@ impl Replay {
         }
         let Some(rules) = hits.few::<RULES>() else { return };
         let Some(action) = action() else { return };
-        let Some(flow) = self.flows.claim(key) else { return };
-        self.own.push(flow);
-        self.installed[flow as usize] = Installed {
-            place: self.own.len() as u32,
+        let Some(flow) = self.flows.claim(home.ways()) else { return };
+        self.places.enter(flow, self.own.len(), home);
+        self.own.push(Own {
+            flow,
             connection: member.map_or(0, |member| member.number + 1),
-            reply: member.is_some_and(|member| member.reply),
-            withdrawn: None,
+            until,
             generation: generation.0 as u32,
-            idle,
-            neighbour: Some(neighbour),
-            used: false,
+            neighbour,
+            reply: member.is_some_and(|member| member.reply),
+            withdrawn: false,
             count: hits.len() as u8,
             rules,
-        };
+        });
         if let Some(Member { number, reply, life }) = member {
             self.share_windows(number, &life, clock);
             self.of_connections[number as usize].flows[usize::from(reply)] = flow + 1;
@@ -263,9 +236,12 @@ impl Replay {
         self.of_connections[number as usize].has_windows = false;
     }
 
+    fn of(&self, flow: u32) -> Option<&Own> {
+        self.own.get(self.places.place(flow)?)
+    }
+
     fn is_holding(&self, flow: u32) -> bool {
-        let installed = &self.installed[flow as usize];
-        installed.place != 0 && installed.withdrawn.is_none()
+        self.of(flow).is_some_and(|own| !own.withdrawn)
     }
 
     /// The connection has changed or ended: from now on its packets come to the worker.
@@ -279,108 +255,82 @@ impl Replay {
 
     /// The same of all.
     pub fn forget_all(&mut self, now: u64) {
-        for at in 0..self.own.len() {
-            let flow = self.own[at];
-            if self.is_holding(flow) {
-                self.withdraw(flow, steps(now));
+        for place in 0..self.own.len() {
+            if !self.own[place].withdrawn {
+                self.withdraw(self.own[place].flow, steps(now));
             }
         }
     }
 
     fn withdraw(&mut self, flow: u32, clock: u32) {
+        let Some(own) = self.places.place(flow).and_then(|place| self.own.get_mut(place)) else { return };
         self.flows.withdraw(flow);
-        let installed = &mut self.installed[flow as usize];
-        installed.withdrawn = Some(clock);
-        if let Some(number) = std::mem::take(&mut installed.connection).checked_sub(1) {
-            self.of_connections[number as usize].flows[usize::from(installed.reply)] = 0;
+        self.places.hide(flow);
+        own.withdrawn = true;
+        if let Some(number) = std::mem::take(&mut own.connection).checked_sub(1) {
+            self.of_connections[number as usize].flows[usize::from(own.reply)] = 0;
         }
+        self.withdrawn.push_back((flow, clock));
     }
 
     /// Until when a connection lives by the packets that have gone by its entries.
     pub fn lives(&self, number: u32, now: u64) -> Option<Lives> {
         let OfConnection { flows, has_windows } = self.of_connections[number as usize];
         if has_windows {
-            let (clock, steps) = windows::life(&self.flows, self.place_of_windows(number)?);
-            return Some(Lives::Until(later(last(clock, now), steps)));
+            return Some(self.lives_by_windows(self.place_of_windows(number)?, now));
         }
         let flows = flows.into_iter().filter_map(|flow| flow.checked_sub(1));
-        let until = |flow: u32| later(last(self.flows.last(flow), now), self.installed[flow as usize].idle);
-        flows.map(until).max().map(Lives::AtLeastUntil)
+        flows.filter_map(|flow| self.lives_by(self.of(flow)?, now)).max_by_key(|lives| lives.at_least())
     }
 
-    /// Makes a packet ready to leave as one of our entries says. `None`, and the frame is as it came, if none holds for it. What it counts is
-    /// not yet counted.
+    /// The same by one of its entries.
+    fn lives_by(&self, own: &Own, now: u64) -> Option<Lives> {
+        match own.until {
+            _ if own.connection == 0 => None,
+            Until::Idle(steps) => Some(Lives::AtLeastUntil(later(last(self.flows.last(own.flow), now), steps))),
+            Until::Windows { number, .. } => Some(self.lives_by_windows(number, now)),
+        }
+    }
+
+    fn lives_by_windows(&self, place: u32, now: u64) -> Lives {
+        let (clock, steps) = windows::life(&self.flows, place);
+        Lives::Until(later(last(clock, now), steps))
+    }
+
+    /// Begins to look for the packet's flow, without waiting for memory. `None` if it has to be decided about anyhow. Of a burst, seek all,
+    /// then [`approach`](Self::approach) all, then [`forward`](Self::forward) each: so they wait together, and not one after the other.
+    #[inline(always)]
+    pub(crate) fn seek(&self, frame: &[u8], iif: Ifindex) -> Option<Sought> {
+        let sought = Sought::read(frame, iif, self.flows.last_bucket())?;
+        self.places.prefetch(sought.home.first);
+        Some(sought)
+    }
+
+    /// The second step: whether one of our entries is of its flow.
+    #[inline]
+    pub(crate) fn approach(&self, sought: &mut Sought) -> bool {
+        // What others have decided, they count.
+        let Some(flow) = self.places.find(sought.home) else { return false };
+        sought.flow = flow;
+        self.flows.prefetch(flow);
+        true
+    }
+
+    /// Makes a packet ready to leave as the entry of its flow says. `None`, and the frame is as it came, if that does not hold for it.
+    #[inline]
     pub(crate) fn forward(
         &mut self,
         frame: &mut [u8],
-        sought: &Sought,
+        (sought, iif): (&Sought, Ifindex),
         generation: Generation,
         now: u64,
-    ) -> Option<(Replayed, Collected<'_>)> {
-        // What others have decided, they count.
-        let is_ours = |flow: u32| self.is_holding(flow);
-        let replayed = self.flows.replay(frame, sought, generation, now, is_ours)?;
-        let installed = &mut self.installed[replayed.flow as usize];
-        installed.used = true;
-        let Installed { neighbour, ref rules, count, .. } = *installed;
-        let traffic = Traffic { packets: 1, bytes: replayed.bytes() };
-        Some((
-            replayed,
-            Collected { traffic, neighbour, rules: &rules[..usize::from(count)], connection: None, used: true },
-        ))
-    }
-
-    /// Begins a collection: [`next`](Self::next) goes through all entries.
-    pub fn begin(&mut self) {
-        self.cursor = self.own.len();
-    }
-
-    /// Whether the collection has come to its end.
-    pub fn is_collected(&self) -> bool {
-        self.cursor == 0
-    }
-
-    /// What has gone by one more entry. Withdraws those of other generations than this, and gives back those that were withdrawn.
-    pub fn next(&mut self, generation: Generation, now: u64) -> Option<Collected<'_>> {
-        self.cursor = self.cursor.min(self.own.len()).checked_sub(1)?;
-        let flow = self.own[self.cursor];
-        if let Some(later) = self.cursor.checked_sub(AHEAD) {
-            let later = self.own[later];
-            self.flows.prefetch(later);
-            prefetch(&self.installed[later as usize]);
+    ) -> Option<Replayed> {
+        let entry = self.flows.entry(sought.flow);
+        let replayed = forward::replay(entry, frame, (sought, iif), generation, now)?;
+        if self.places.count(sought.flow, replayed.bytes()) {
+            self.collection.used(sought.flow);
         }
-        let clock = steps(now);
-        let mut traffic = self.flows.take(flow);
-        let used = std::mem::take(&mut self.installed[flow as usize].used);
-        let Installed { withdrawn, connection, neighbour, count, rules, generation: of, .. } =
-            self.installed[flow as usize];
-        let connection = connection.checked_sub(1);
-        match withdrawn {
-            Some(since) if clock.wrapping_sub(since) > LINGERING => self.give_back(flow),
-            Some(_) => {}
-            None => {
-                let unused = clock.wrapping_sub(self.flows.last(flow)) as i32 > IDLE as i32;
-                if of != generation.0 as u32 || connection.is_none() && unused {
-                    self.withdraw(flow, clock);
-                    let more = self.flows.take(flow);
-                    traffic = Traffic { packets: traffic.packets + more.packets, bytes: traffic.bytes + more.bytes };
-                }
-            }
-        }
-        // What it said stays until the entry is taken anew, which nobody does before this is looked at.
-        let installed = &mut self.installed[flow as usize];
-        (installed.rules, installed.count) = (rules, count);
-        Some(Collected { traffic, neighbour, rules: &installed.rules[..usize::from(count)], connection, used })
-    }
-
-    fn give_back(&mut self, flow: u32) {
-        let place = self.installed[flow as usize].place as usize - 1;
-        self.own.swap_remove(place);
-        if let Some(moved) = self.own.get(place) {
-            self.installed[*moved as usize].place = place as u32 + 1;
-        }
-        self.installed[flow as usize] = Installed::default();
-        self.flows.release(flow);
+        Some(replayed)
     }
 }
 
@@ -391,6 +341,13 @@ pub enum Lives {
     Until(u64),
     /// The worker may have seen later ones.
     AtLeastUntil(u64),
+}
+
+impl Lives {
+    fn at_least(self) -> u64 {
+        let (Lives::Until(until) | Lives::AtLeastUntil(until)) = self;
+        until
+    }
 }
 
 /// So many steps of the clock after a moment in ns.

@@ -6,23 +6,25 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use shunt_policy::Generation;
 
-use super::flow::{COUNT, KEY, Key, LAST, VERSION, WORDS, mask};
+use super::flow::{COUNT, KEY, Key, LAST, PACKETS, VERSION, WORDS, mask};
 use super::windows;
-use crate::xsk::{ENTRY, MappedArray, prefetch, zeroed};
+use crate::xsk::{ENTRY, MappedArray, Zeroed, prefetch};
 
 /// Entries that share one hash.
-const WAYS: usize = 4;
+pub(super) const WAYS: usize = 4;
 
-/// Entries at most: each is looked at twice a second.
-const MOST: usize = 1 << 18;
+/// Entries at most: in maps, whose memory is taken at once, and in memory that is taken when it is written.
+const MOST_IN_MAPS: usize = 1 << 21;
+const MOST: usize = 1 << 22;
 
-/// The maps `flows`, `windows` and `replaying` of replay.h. Written by the workers, each what it has [claimed](Flows::claim), and by the control side,
-/// which sets the generation; the programs read it, and count.
+/// The maps `flows`, `marks`, `windows` and `replaying` of replay.h. Written by the workers, each what it has [claimed](Flows::claim), and by the
+/// control side, which sets the generation; the programs read it, and count.
 #[derive(Clone)]
 pub struct Flows(Arc<Memory>);
 
 struct Memory {
     flows: Array,
+    marks: Array,
     replaying: Array,
     windows: Array,
     last_bucket: u32,
@@ -30,11 +32,12 @@ struct Memory {
 
 enum Array {
     Map(MappedArray),
-    /// Of the simulator: nobody reads it.
-    Plain(Box<[AtomicU64]>),
+    /// Where there is no program.
+    Plain(Zeroed),
 }
 
 impl Array {
+    #[inline]
     fn words(&self) -> &[AtomicU64] {
         match self {
             Array::Map(map) => map.words(),
@@ -53,38 +56,61 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+impl Traffic {
+    /// As it stands in an entry.
+    pub(super) fn of(count: u64) -> Self {
+        Traffic { packets: count >> PACKETS, bytes: count & ((1 << PACKETS) - 1) }
+    }
+}
+
 impl Flows {
     /// Memory that it takes at most, in bytes.
-    pub(crate) const BYTES: u64 = (MOST * (WORDS + windows::WORDS) * ENTRY) as u64;
+    pub(crate) const BYTES: u64 =
+        (MOST_IN_MAPS * (WORDS * ENTRY + 1) + MOST_IN_MAPS / 2 * windows::WORDS * ENTRY) as u64;
 
-    /// For about so many flows.
-    pub(crate) fn create(flows: usize) -> io::Result<Self> {
-        let buckets = buckets(flows);
+    /// For the flows of so many connections, that is two of each.
+    pub(crate) fn create(connections: usize) -> io::Result<Self> {
+        let buckets = buckets(2 * connections, MOST_IN_MAPS);
+        let entries = buckets * WAYS as u32;
+        let windows = connections.clamp(1, MOST_IN_MAPS / 2) as u32;
         let map = |name, size, entries| MappedArray::create(name, size, entries).map(Array::Map);
-        let windows = map("windows", windows::WORDS * ENTRY, buckets * WAYS as u32)?;
-        Ok(Flows::of(map("flows", WAYS * WORDS * ENTRY, buckets)?, map("replaying", ENTRY, 1)?, windows, buckets))
+        Ok(Flows(Arc::new(Memory {
+            flows: map("flows", WAYS * WORDS * ENTRY, buckets)?,
+            marks: map("marks", ENTRY, entries / ENTRY as u32)?,
+            replaying: map("replaying", ENTRY, 1)?,
+            windows: map("windows", windows::WORDS * ENTRY, windows)?,
+            last_bucket: buckets - 1,
+        })))
     }
 
-    /// Without any program: there is nobody to share windows with.
-    pub fn plain(flows: usize) -> Self {
-        let buckets = buckets(flows);
-        let words = |count| Array::Plain(zeroed(count));
-        Flows::of(words(buckets as usize * WAYS * WORDS), words(1), words(0), buckets)
-    }
-
-    fn of(flows: Array, replaying: Array, windows: Array, buckets: u32) -> Self {
-        Flows(Arc::new(Memory { flows, replaying, windows, last_bucket: buckets - 1 }))
+    /// Without any program: there is nobody to share windows with. As half of the entries stay free, hardly a flow finds its place taken.
+    pub fn plain(connections: usize) -> Self {
+        let buckets = buckets(4 * connections, MOST);
+        let entries = buckets as usize * WAYS;
+        let plain = |words| Array::Plain(Zeroed::huge(words));
+        Flows(Arc::new(Memory {
+            flows: plain(entries * WORDS),
+            marks: plain(0),
+            replaying: plain(1),
+            windows: plain(0),
+            last_bucket: buckets - 1,
+        }))
     }
 
     /// The maps, if it is in any, for programs to share.
-    pub(crate) fn maps(&self) -> Option<[(&'static str, &MappedArray); 3]> {
-        let Memory { flows, replaying, windows, .. } = &*self.0;
-        match (flows, replaying, windows) {
-            (Array::Map(flows), Array::Map(replaying), Array::Map(windows)) => {
-                Some([("flows", flows), ("replaying", replaying), ("windows", windows)])
+    pub(crate) fn maps(&self) -> Option<[(&'static str, &MappedArray); 4]> {
+        let Memory { flows, marks, replaying, windows, .. } = &*self.0;
+        match (flows, marks, replaying, windows) {
+            (Array::Map(flows), Array::Map(marks), Array::Map(replaying), Array::Map(windows)) => {
+                Some([("flows", flows), ("marks", marks), ("replaying", replaying), ("windows", windows)])
             }
             _ => None,
         }
+    }
+
+    /// A byte for each entry, in which programs have counted; none without them.
+    pub(super) fn marks(&self) -> &[AtomicU64] {
+        self.0.marks.words()
     }
 
     /// For windows of so many connections there is room.
@@ -96,13 +122,14 @@ impl Flows {
         &self.0.windows.words()[number as usize * windows::WORDS + at]
     }
 
+    #[inline]
     pub(crate) fn last_bucket(&self) -> u32 {
         self.0.last_bucket
     }
 
     /// Number of entries.
     pub(super) fn len(&self) -> usize {
-        (self.0.last_bucket as usize + 1) * WAYS
+        (self.last_bucket() as usize + 1) * WAYS
     }
 
     /// From now on only entries of this generation hold. To be called before a worker can go by the policy.
@@ -110,6 +137,7 @@ impl Flows {
         self.0.replaying.words()[0].store(u64::from(stamp(generation)), Ordering::SeqCst);
     }
 
+    #[inline]
     pub(super) fn entry(&self, flow: u32) -> &Entry {
         &self.0.flows.words().as_chunks().0[flow as usize]
     }
@@ -118,34 +146,15 @@ impl Flows {
         &self.entry(flow)[at]
     }
 
-    /// The first of the entries in which a flow can be.
-    pub(super) fn first_place(&self, key: &Key) -> u32 {
-        (key.hash() & self.0.last_bucket) * WAYS as u32
+    /// Begins to fetch an entry.
+    #[inline]
+    pub(super) fn prefetch(&self, flow: u32) {
+        prefetch(self.entry(flow));
     }
 
-    /// All of them: those of its bucket, then those of the one beside that.
-    fn both(first: u32) -> impl Iterator<Item = u32> + use<> {
-        let beside = first ^ WAYS as u32;
-        (first..first + WAYS as u32).chain(beside..beside + WAYS as u32)
-    }
-
-    pub(super) fn places(&self, key: &Key) -> impl Iterator<Item = u32> + use<> {
-        Flows::both(self.first_place(key))
-    }
-
-    /// The entries in which a flow can be that has this one as its first.
-    pub(super) fn ways(&self, first: u32) -> impl Iterator<Item = (u32, &Entry)> {
-        Flows::both(first).map(|flow| (flow, self.entry(flow)))
-    }
-
-    /// Begins to fetch the first of them.
-    pub(super) fn prefetch(&self, first: u32) {
-        prefetch(self.entry(first));
-    }
-
-    /// Takes a free entry for this flow; `None` if there is none.
-    pub(super) fn claim(&self, key: &Key) -> Option<u32> {
-        self.places(key).find(|flow| {
+    /// Takes a free one of these entries; `None` if there is none.
+    pub(super) fn claim(&self, mut ways: impl Iterator<Item = u32>) -> Option<u32> {
+        ways.find(|flow| {
             let word = self.word(*flow, VERSION);
             let now = word.load(Ordering::Relaxed);
             // Even and of no generation: nobody's.
@@ -187,8 +196,14 @@ impl Flows {
         if count.load(Ordering::Relaxed) == 0 {
             return Traffic::default();
         }
-        let count = count.swap(0, Ordering::Relaxed);
-        Traffic { packets: count >> super::flow::PACKETS, bytes: count & ((1 << super::flow::PACKETS) - 1) }
+        Traffic::of(count.swap(0, Ordering::Relaxed))
+    }
+
+    /// By its owner, before what it has counted is [taken](Self::take): this is over before anything that follows begins. It pairs with the
+    /// program's counting, by a locked instruction before it marks.
+    pub(super) fn unmark(&self, flow: u32) {
+        let mark = 0xff << (8 * (flow % ENTRY as u32));
+        self.marks()[flow as usize / ENTRY].fetch_and(!mark, Ordering::SeqCst);
     }
 
     /// When its last packet came, in steps of the program's clock.
@@ -197,9 +212,11 @@ impl Flows {
     }
 }
 
-/// Whether the entry is about the flow with these words of a key.
-pub(super) fn is_of(entry: &Entry, key: &[u64; KEY.len()]) -> bool {
-    KEY.iter().zip(key).all(|(at, word)| entry[*at].load(Ordering::Relaxed) & mask(*at) == *word)
+/// Whether the entry is about this flow.
+#[inline]
+pub(super) fn is_of(entry: &Entry, key: &Key) -> bool {
+    let differ = |at: usize, word: u64| entry[at].load(Ordering::Relaxed) & mask(at) ^ word;
+    KEY.iter().zip(key.words()).fold(0, |all, (at, word)| all | differ(*at, *word)) == 0
 }
 
 /// Never 0, which is what a free entry has.
@@ -208,6 +225,6 @@ pub(super) fn stamp(generation: Generation) -> u32 {
 }
 
 /// A power of two, and two at least: each has one beside it.
-fn buckets(flows: usize) -> u32 {
-    (flows.clamp(2 * WAYS, MOST) / WAYS).next_power_of_two() as u32
+fn buckets(flows: usize, most: usize) -> u32 {
+    (flows.clamp(2 * WAYS, most) / WAYS).next_power_of_two() as u32
 }

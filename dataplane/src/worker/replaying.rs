@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use shunt_policy::{Egress, Family, Generation, Ifindex};
+use shunt_policy::{Egress, Family, Generation, Ifindex, PortId};
 
 use super::Worker;
 use crate::conn::Steady;
@@ -16,7 +16,7 @@ use crate::xsk::Frame;
 const PERIOD: u64 = 500_000_000;
 
 /// Entries from which is collected in a round: now and then, and when somebody waits for it. Packets wait meanwhile.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 32;
 const WANTED: usize = 512;
 
 #[derive(Default)]
@@ -55,17 +55,14 @@ impl<P: Port, K: Punt> Worker<P, K> {
         let is_due = self.tracked.now.saturating_sub(self.replaying.begun) >= PERIOD;
         // One that is under way is not begun anew: where policies come faster than it ends, it would never end.
         if self.replaying.announced.is_none() && (is_wanted || is_due) {
-            connections.begin_collection();
+            connections.begin_collection(generation);
             self.replaying.begun = self.tracked.now;
             self.replaying.asked = asked;
             self.replaying.announced = Some(generation);
         }
         let counters = &self.counters;
         let at_once = if is_wanted { WANTED } else { AT_ONCE };
-        connections.collect(at_once, generation, self.tracked.now, |collected| {
-            counters.replayed(collected.traffic.packets);
-            counters.hear(collected);
-        });
+        connections.collect(at_once, generation, self.tracked.now, |collected| counters.hear(collected));
         if connections.is_collected()
             && let Some(generation) = self.replaying.announced.take()
         {
@@ -77,7 +74,9 @@ impl<P: Port, K: Punt> Worker<P, K> {
 
     /// Whether a collection is under way, or has to follow at once.
     pub(super) fn is_collecting(&self) -> bool {
-        self.replaying.announced.is_some() || self.counters.generation() != self.policy.generation()
+        self.replaying.announced.is_some()
+            || self.counters.generation() != self.policy.generation()
+            || self.tracked.connections.is_cleaning()
     }
 
     /// Whether it has to wake up for what programs forward.
@@ -88,29 +87,19 @@ impl<P: Port, K: Punt> Worker<P, K> {
     /// Collects all, at once: nothing is forwarded any more.
     pub(crate) fn finish_replay(&mut self) {
         self.tracked.connections.stop_all_replay(self.tracked.now);
-        self.tracked.connections.begin_collection();
+        self.tracked.connections.begin_collection(self.policy.generation());
         while !self.tracked.connections.is_collected() {
             self.collect_replayed(false);
         }
     }
 
-    /// Sends a packet as the decision about its flow says, if that has been made and holds.
-    ///
-    /// # Errors
-    ///
-    /// The frame as it came.
-    pub(super) fn forward_known(&mut self, mut frame: Frame, sought: &Sought) -> Result<(), Frame> {
-        // A decision that is to be kept has to be made.
-        if self.sampling {
-            return Err(frame);
-        }
+    /// Makes a packet ready to leave as the decision about its flow says, if that holds, and says by which port. Else the frame is as it came.
+    #[inline]
+    pub(super) fn forward_known(&mut self, frame: &mut Frame, sought: (&Sought, Ifindex)) -> Option<PortId> {
         let (generation, now) = (self.policy.generation(), self.tracked.now);
-        let known = self.tracked.connections.forward_known(&mut frame, sought, generation, now);
-        let Some((replayed, collected)) = known else { return Err(frame) };
-        self.counters.hear(&collected);
+        let replayed = self.tracked.connections.forward_known(frame, sought, generation, now)?;
         frame.truncate(replayed.length);
-        self.send(frame, replayed.port, self.way(replayed.port));
-        Ok(())
+        Some(replayed.port)
     }
 
     /// Leaves the next packets like this one to the programs, if they can and may.

@@ -60,7 +60,7 @@ impl MappedArray {
     /// All entries, in words of 8 bytes.
     pub(crate) fn words(&self) -> &[AtomicU64] {
         // SAFETY: as for `bytes`; the start of a page is aligned, and every bit pattern is a number. The program's own writes are atomic ones or
-        // aligned stores of whole words.
+        // aligned stores of whole words, and of the bytes of `marks`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.length.get() / ENTRY) }
     }
 

@@ -1,6 +1,7 @@
-//! Advice about memory: it changes no byte, only how long one waits for it.
+//! Large pieces of memory, and advice about memory: that changes no byte, only how long one waits for it.
 
-use std::mem::MaybeUninit;
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 /// What the processor finds in one look at its page tables, if it is a page of that size; in bytes.
@@ -12,31 +13,73 @@ const LINE: usize = 64;
 /// So many copies of `value`, in huge pages where there are any: in a large table that is looked into at random, each look then costs one
 /// wait for memory, and not another one for where that memory is. All of it is the process's from now on.
 pub(crate) fn filled<T: Copy>(value: T, length: usize) -> Box<[T]> {
-    let mut memory = Vec::with_capacity(length);
-    advise_huge(memory.spare_capacity_mut());
+    let mut memory = room(length);
     memory.resize(length, value);
     memory.into_boxed_slice()
 }
 
-/// So many words of 0, which take memory when they are written.
-pub(crate) fn zeroed(length: usize) -> Box<[AtomicU64]> {
-    let words = Box::into_raw(vec![0u64; length].into_boxed_slice());
-    // SAFETY: the words are nobody else's, and `AtomicU64` has the size and bit validity of `u64` and, where there are 64-bit atomics of
-    // the processor's own, its alignment (checked below).
-    unsafe { Box::from_raw(words as *mut [AtomicU64]) }
+/// So many words of 0 from the start of a page on, which take memory when they are written.
+pub(crate) struct Zeroed {
+    base: NonNull<AtomicU64>,
+    length: usize,
 }
 
-const _: () = assert!(align_of::<AtomicU64>() == align_of::<u64>());
+// SAFETY: the memory is its own, and it gives out nothing but shared atomics.
+unsafe impl Send for Zeroed {}
+// SAFETY: as above.
+unsafe impl Sync for Zeroed {}
 
-/// Asks for huge pages before the memory is used for the first time, when it is given out page by page (`transparent_hugepage`).
-fn advise_huge<T>(memory: &mut [MaybeUninit<T>]) {
-    let bytes = memory.as_mut_ptr_range();
+impl Zeroed {
+    /// The same in huge pages where there are any: for what is looked into at random as soon as it is used at all.
+    pub(crate) fn huge(length: usize) -> Self {
+        let zeroed = Zeroed::new(length);
+        advise(zeroed.base.as_ptr().cast(), length * size_of::<u64>());
+        zeroed
+    }
+
+    /// Panics if the process may not have so much.
+    pub(crate) fn new(length: usize) -> Self {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let bytes = (length * size_of::<u64>()).max(1);
+        // SAFETY: a new mapping at a place that the kernel chooses, of no file.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind | libc::MAP_NORESERVE, -1, 0) };
+        assert!(memory != libc::MAP_FAILED, "{bytes} bytes of memory: {}", std::io::Error::last_os_error());
+        Zeroed { base: NonNull::new(memory.cast()).expect("a mapping is not at 0"), length }
+    }
+}
+
+impl Deref for Zeroed {
+    type Target = [AtomicU64];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: mapped with this length until `self` is dropped, and aligned to a page; every bit pattern is a number.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Zeroed {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us with this length, and nobody borrows it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), (self.length * size_of::<u64>()).max(1)) };
+    }
+}
+
+/// Room for so many values, in huge pages where there are any.
+pub(crate) fn room<T>(length: usize) -> Vec<T> {
+    let mut memory: Vec<T> = Vec::with_capacity(length);
+    let spare = memory.spare_capacity_mut();
+    advise(spare.as_mut_ptr().cast(), size_of_val(spare));
+    memory
+}
+
+/// Asks for huge pages before memory of our own is used for the first time, when it is given out page by page (`transparent_hugepage`).
+fn advise(memory: *mut u8, length: usize) {
     // Only whole ones.
-    let start = bytes.start.cast::<u8>().map_addr(|address| address.next_multiple_of(HUGE));
-    let length = (bytes.end.addr() & !(HUGE - 1)).saturating_sub(start.addr());
+    let start = memory.map_addr(|address| address.next_multiple_of(HUGE));
+    let length = ((memory.addr() + length) & !(HUGE - 1)).saturating_sub(start.addr());
     if length > 0 {
-        // SAFETY: the pages lie inside of memory that is borrowed exclusively, and the advice changes nothing that is in them. Refused it is
-        // no loss.
+        // SAFETY: the pages lie inside of memory that is nobody else's, and the advice changes nothing that is in them. Refused it is no loss.
         unsafe { libc::madvise(start.cast(), length, libc::MADV_HUGEPAGE) };
     }
 }

@@ -21,7 +21,7 @@ mod wait;
 pub use frame::Frame;
 pub use load::{Histogram, Load, Loop, Seen};
 pub(crate) use mapped::{ENTRY, MappedArray};
-pub(crate) use memory::{filled, prefetch, zeroed};
+pub(crate) use memory::{Zeroed, filled, prefetch, room};
 pub(crate) use option::Meter;
 pub use pool::{BATCH, Depot, Pool};
 pub use port::XskPort;

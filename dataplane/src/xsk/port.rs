@@ -193,6 +193,7 @@ impl Port for XskPort {
         self.refill(pool);
     }
 
+    #[inline]
     fn transmit(&mut self, mut frame: Frame) -> Result<(), Frame> {
         if self.queued == BATCH {
             self.submit();

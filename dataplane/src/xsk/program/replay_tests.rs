@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -332,6 +334,34 @@ fn privileged_what_is_replayed_is_counted_and_keeps_its_connection() {
     assert_eq!(pair.router.rule_count(CounterSlot(2)).packets, 1, "nat is asked once");
     assert_eq!(pair.router.workers()[0].connections, 0, "nothing came for 60 s");
     assert!(pair.program(&whole).is_none());
+}
+
+/// Programs count while the worker takes what they have counted.
+#[test]
+fn privileged_nothing_is_lost_while_it_is_collected() {
+    let mut pair = Pair::new(Does { snat: true, tos: true, ..Does::default() });
+    let whole = frame(PLAIN, &mut fastrand::Rng::with_seed(7));
+    (0..2).for_each(|_| drop(pair.worker(&whole)));
+    let before = pair.router.counters();
+    let Pair { router, program, .. } = &mut pair;
+    let stop = AtomicBool::new(false);
+    let replay = || std::iter::from_fn(|| (!stop.load(Relaxed)).then(|| verdict(program, &whole).0 == REDIRECT));
+    let replayed: usize = thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(|| replay().filter(|sent| *sent).count()));
+        // Less than the time-out of a connection without an answer: 30 s.
+        for _ in 0..45 {
+            router.advance(Duration::from_millis(600));
+            router.settle();
+            thread::sleep(Duration::from_millis(2));
+        }
+        stop.store(true, Relaxed);
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    });
+    router.advance(Duration::from_secs(1));
+    router.settle();
+    assert_eq!(router.counters().replayed - before.replayed, replayed as u64);
+    assert_eq!(router.rule_count(CounterSlot(0)).packets, replayed as u64 + 2);
+    assert!(replayed > 1000, "{replayed}");
 }
 
 /// A conversation of TCP through source nat: one side's view of it.
