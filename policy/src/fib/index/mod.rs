@@ -1,0 +1,194 @@
+//! An index of a large table: the longest match in few looks at memory that is likely not in the cache.
+//!
+//! What look-ups wait for is memory, so what counts is how many cache lines one touches, and that those of the next look-ups are fetched
+//! meanwhile. IPv4 has DIR-24-8 in pages ([`super::direct`]). For that the prefixes of IPv6 are too far apart: their first bits choose among
+//! arrays of 64 ([`Level`]) that stay in the cache, and behind these stand lists of intervals, each searched within two lines ([`intervals`]).
+//!
+//! Each step holds what ends within it alone, so a change rewrites no more than that, and copies share all but what has changed since.
+//! Where a step has nothing, what the steps before have found counts; that is chosen without a branch, which could not be foretold and
+//! would wait for memory.
+
+mod intervals;
+
+use std::hint::select_unpredictable;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::direct::{self, Direct};
+use crate::names::Family;
+use intervals::Intervals;
+
+/// The value of the longest match and the length of its prefix, plus one; or nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Entry(u32);
+
+const NUMBER: u32 = 23;
+/// Whatever else it says, a step that has no place for more says so by this.
+const FURTHER: u32 = 1 << 31;
+
+/// Values below this fit into an entry.
+pub(super) const VALUES: u32 = 1 << NUMBER;
+
+impl Entry {
+    const NONE: Entry = Entry(0);
+
+    fn new(length: u32, value: u32) -> Self {
+        Entry((length + 1) << NUMBER | value)
+    }
+
+    /// Plus one.
+    fn length(self) -> u32 {
+        (self.0 & !FURTHER) >> NUMBER
+    }
+
+    fn is_further(self) -> bool {
+        self.0 & FURTHER != 0
+    }
+
+    fn without_further(self) -> Entry {
+        Entry(self.0 & !FURTHER)
+    }
+
+    /// Unless it is nothing, this.
+    #[inline]
+    fn or(self, other: Entry) -> Entry {
+        select_unpredictable(self == Entry::NONE, other, self)
+    }
+
+    /// The length and the number of the value.
+    fn found(self) -> Option<(u32, u32)> {
+        (self != Entry::NONE).then(|| (self.length() - 1, self.0 & (VALUES - 1)))
+    }
+}
+
+/// A change of one prefix.
+pub(super) struct Change {
+    /// Its first bit is bit 127.
+    pub(super) address: u128,
+    pub(super) length: u32,
+    /// What counts where it is the longest match: its value, or once it is removed the next shorter prefix that is left, with its length.
+    pub(super) best: Option<(u32, u32)>,
+    /// Whether it has been added or removed, or neither.
+    pub(super) count: i32,
+}
+
+impl Change {
+    /// Puts what counts now where the prefix is or would be the longest match, if that is longer than `before` bits.
+    fn overwrite(&self, entry: &mut Entry, before: u32) {
+        if entry.length() > self.length + 1 {
+            return;
+        }
+        let new = match self.best {
+            Some((length, value)) if length > before || before == 0 => Entry::new(length, value),
+            _ => Entry::NONE,
+        };
+        entry.0 = entry.0 & FURTHER | new.0;
+    }
+
+    /// Its part of the slots for which the next `bits` bits behind `before` stand; not of a longer prefix.
+    fn slots(&self, before: u32, bits: u32) -> Range<usize> {
+        let first = slot(self.address, before, bits);
+        first..first + (1 << (before + bits - self.length))
+    }
+}
+
+/// The `bits` bits of an address behind the first `before` ones; those behind its last bit are zeros.
+#[inline]
+fn slot(address: u128, before: u32, bits: u32) -> usize {
+    (address.unbounded_shl(before) >> (128 - bits)) as usize
+}
+
+/// Looks at some bits behind others that have been looked at.
+trait Step: Clone + Default {
+    /// The longest match of those that end in this step or further on, or else `best`.
+    fn longest(&self, address: u128, best: Entry) -> Entry;
+    fn change(&mut self, change: &Change);
+    fn is_empty(&self) -> bool;
+}
+
+type Levels6 = Level<Level<Level<Level<Intervals, 18>, 12>, 6>, 0>;
+
+#[derive(Clone, Debug)]
+pub(super) enum Index {
+    V4(Direct),
+    V6(Arc<Levels6>),
+}
+
+impl Index {
+    pub(super) fn new(family: Family) -> Self {
+        match family {
+            Family::V4 => Index::V4(Direct::default()),
+            Family::V6 => Index::V6(Arc::default()),
+        }
+    }
+
+    /// The longest match: its length, and the number of its value.
+    #[inline]
+    pub(super) fn longest(&self, address: u128) -> Option<(u32, u32)> {
+        match self {
+            Index::V4(direct) => direct.longest((address >> 96) as u32),
+            Index::V6(levels) => longest6(levels, address).found(),
+        }
+    }
+
+    pub(super) fn change(&mut self, change: &Change) {
+        let Change { address, length, best, count } = *change;
+        match self {
+            Index::V4(direct) => {
+                direct.change(&direct::Change { address: (address >> 96) as u32, length, best, count })
+            }
+            Index::V6(levels) => Arc::make_mut(levels).change(change),
+        }
+    }
+}
+
+/// Apart, so that IPv4 need not save the registers that this takes.
+#[inline(never)]
+fn longest6(levels: &Levels6, address: u128) -> Entry {
+    levels.longest(address, Entry::NONE)
+}
+
+const FORK: usize = 64;
+
+/// Looks at six bits.
+#[derive(Clone, Debug)]
+pub(super) struct Level<T, const BEFORE: u32> {
+    /// The prefixes that end within the six bits, and what comes behind.
+    branches: [(Entry, Arc<T>); FORK],
+    /// What comes where nothing does.
+    empty: Arc<T>,
+}
+
+impl<T: Default, const BEFORE: u32> Default for Level<T, BEFORE> {
+    fn default() -> Self {
+        let empty = Arc::default();
+        Level { branches: std::array::from_fn(|_| (Entry::NONE, Arc::clone(&empty))), empty }
+    }
+}
+
+impl<T: Step, const BEFORE: u32> Step for Level<T, BEFORE> {
+    #[inline]
+    fn longest(&self, address: u128, best: Entry) -> Entry {
+        let (entry, next) = &self.branches[slot(address, BEFORE, 6)];
+        next.longest(address, entry.or(best))
+    }
+
+    fn change(&mut self, change: &Change) {
+        if change.length <= BEFORE + 6 {
+            for (entry, _) in &mut self.branches[change.slots(BEFORE, 6)] {
+                change.overwrite(entry, BEFORE);
+            }
+            return;
+        }
+        let next = &mut self.branches[slot(change.address, BEFORE, 6)].1;
+        let step = Arc::make_mut(next);
+        step.change(change);
+        if step.is_empty() {
+            *next = self.empty.clone();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.branches.iter().all(|(entry, next)| *entry == Entry::NONE && Arc::ptr_eq(next, &self.empty))
+    }
+}
