@@ -14,7 +14,8 @@ use crate::port::Port;
 use crate::punt::Punt;
 use crate::xsk::Wait;
 
-/// Rounds without work before a worker goes to sleep: a few microseconds.
+/// Rounds without work before a worker goes to sleep: some 20 µs. After each whoever else waits for its core may have it: where that is the
+/// thread that polls the device (threaded NAPI), it brings the next packets, and the scheduler would let it wait until the worker sleeps.
 const SPINS: u32 = 64;
 
 /// A draining worker ends when it has had nothing to do for this long.
@@ -94,7 +95,7 @@ fn run<P: Port, K: Punt>(worker: &mut Worker<P, K>, stop: &AtomicBool) {
         }
         idle += 1;
         if idle < SPINS {
-            std::hint::spin_loop();
+            thread::yield_now();
             continue;
         }
         idle = 0;

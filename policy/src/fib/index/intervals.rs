@@ -211,10 +211,17 @@ impl List {
         &self.lines[first + behind.saturating_sub(1)]
     }
 
-    /// Changes what is in force at these keys and at no others.
+    /// Changes what is in force at these keys and at no others. Reads and writes the lines that have them, and those beside: a network of very
+    /// many networks is one list.
     fn edit(&mut self, keys: Range<usize>, nothing: &Arc<[Line]>, edit: impl Fn(&mut Entry)) {
-        let mut intervals = Vec::with_capacity(self.lines.len() * LINE + 2);
-        for line in &*self.lines {
+        let line_of =
+            |key: usize| self.lines.partition_point(|line| usize::from(line.keys[0]) <= key).saturating_sub(1);
+        let first = line_of(keys.start).saturating_sub(1);
+        let end = (line_of(keys.end) + 2).min(self.lines.len());
+        // What is behind them stays.
+        let behind = self.lines.get(end).map_or(1 << KEY, |line| usize::from(line.keys[0]));
+        let mut intervals = Vec::with_capacity((end - first) * LINE + 2);
+        for line in &self.lines[first..end] {
             intervals.extend(line.keys.iter().copied().map(usize::from).zip(line.entries));
         }
         intervals.dedup_by_key(|(key, _)| *key);
@@ -224,19 +231,36 @@ impl List {
                 at
             })
         };
-        let (first, end) = (begin(keys.start), begin(keys.end));
-        intervals[first..end].iter_mut().for_each(|(_, entry)| edit(entry));
-        intervals.retain(|(key, _)| *key <= usize::from(u16::MAX));
+        let (from, to) = (begin(keys.start), begin(keys.end));
+        intervals[from..to].iter_mut().for_each(|(_, entry)| edit(entry));
+        intervals.retain(|(key, _)| *key < behind);
         intervals.dedup_by_key(|(_, entry)| *entry);
-        self.lines = match &*intervals {
-            [(_, Entry::NONE)] => nothing.clone(),
-            _ => intervals.chunks(LINE).map(Line::new).collect(),
-        };
+        if end - first == self.lines.len() && matches!(*intervals, [(_, Entry::NONE)]) {
+            self.lines = nothing.clone();
+        } else {
+            self.replace(first..end, &intervals);
+        }
         let group = self.lines.len().div_ceil(GROUPS);
         self.group = group as u32;
         for (at, first) in self.firsts.iter_mut().enumerate() {
             *first = self.lines.get(at * group).map_or(u16::MAX, |line| line.keys[0]);
         }
+    }
+
+    /// Puts these intervals in the place of some lines, evenly: the next one then has room, nearly always, and no line has to move.
+    fn replace(&mut self, lines: Range<usize>, intervals: &[(usize, Entry)]) {
+        let count = intervals.len().div_ceil(LINE);
+        let new = (0..count)
+            .map(|at| Line::new(&intervals[at * intervals.len() / count..(at + 1) * intervals.len() / count]));
+        if count == lines.len() {
+            Arc::make_mut(&mut self.lines)[lines].iter_mut().zip(new).for_each(|(line, new)| *line = new);
+            return;
+        }
+        let mut all = Vec::with_capacity(self.lines.len() - lines.len() + count);
+        all.extend_from_slice(&self.lines[..lines.start]);
+        all.extend(new);
+        all.extend_from_slice(&self.lines[lines.end..]);
+        self.lines = all.into();
     }
 }
 
