@@ -10,7 +10,6 @@
 //! A look-up is one node per six bits of the longest branch, no allocation. Of a large table the first answer comes from an index
 //! ([`index`]), which takes more memory; small tables stay small.
 
-mod direct;
 mod index;
 
 use std::net::IpAddr;

@@ -1,21 +1,22 @@
 //! An index of a large table: the longest match in few looks at memory that is likely not in the cache.
 //!
 //! What look-ups wait for is memory, so what counts is how many cache lines one touches, and that those of the next look-ups are fetched
-//! meanwhile. IPv4 has DIR-24-8 in pages ([`super::direct`]). For that the prefixes of IPv6 are too far apart: their first bits choose among
+//! meanwhile. IPv4 has DIR-24-8 in pages ([`direct`]). For that the prefixes of IPv6 are too far apart: their first bits choose among
 //! arrays of 64 ([`Level`]) that stay in the cache, and behind these stand lists of intervals, each searched within two lines ([`intervals`]).
 //!
 //! Each step holds what ends within it alone, so a change rewrites no more than that, and copies share all but what has changed since.
 //! Where a step has nothing, what the steps before have found counts; that is chosen without a branch, which could not be foretold and
 //! would wait for memory.
 
+mod direct;
 mod intervals;
 
 use std::hint::select_unpredictable;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::direct::{self, Direct};
 use crate::names::Family;
+use direct::Direct;
 use intervals::Intervals;
 
 /// The value of the longest match and the length of its prefix, plus one; or nothing.
@@ -132,11 +133,8 @@ impl Index {
     }
 
     pub(super) fn change(&mut self, change: &Change) {
-        let Change { address, length, best, count } = *change;
         match self {
-            Index::V4(direct) => {
-                direct.change(&direct::Change { address: (address >> 96) as u32, length, best, count })
-            }
+            Index::V4(direct) => direct.change(change),
             Index::V6(levels) => Arc::make_mut(levels).change(change),
         }
     }

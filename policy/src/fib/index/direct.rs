@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use super::{Change, Entry, FURTHER, VALUES, slot};
+
 /// Bits of an address that have been looked at when a page is reached, and behind it.
 const BEFORE_PAGE: u32 = 12;
 const BEFORE_BLOCK: u32 = 24;
@@ -14,44 +16,19 @@ const PAGE: usize = 1 << (BEFORE_BLOCK - BEFORE_PAGE);
 const BLOCK: usize = 1 << (32 - BEFORE_BLOCK);
 const FORK: usize = 64;
 
-/// A value and the length of its prefix, plus one; or a block's place; or nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Entry(u32);
-
-const NUMBER: u32 = 25;
-const IS_BLOCK: u32 = 1 << 31;
-
-/// Values below this fit into an entry.
-pub(super) const VALUES: u32 = 1 << NUMBER;
-
+/// What an entry says of a page in which there is more: the block's place, and nothing of prefixes.
 impl Entry {
-    const NONE: Entry = Entry(0);
-
-    fn new(length: u32, value: u32) -> Self {
-        Entry((length + 1) << NUMBER | value)
-    }
-
-    /// Plus one; not of a block.
-    fn length(self) -> u32 {
-        self.0 >> NUMBER
+    fn of_block(place: usize) -> Self {
+        Entry(FURTHER | place as u32)
     }
 
     fn block(self) -> Option<usize> {
-        (self.0 & IS_BLOCK != 0).then_some((self.0 & (VALUES - 1)) as usize)
-    }
-
-    /// Unless it is nothing, this.
-    fn or(self, other: Entry) -> Entry {
-        std::hint::select_unpredictable(self == Entry::NONE, other, self)
-    }
-
-    fn found(self) -> Option<(u32, u32)> {
-        (self != Entry::NONE).then(|| (self.length() - 1, self.0 & (VALUES - 1)))
+        self.is_further().then_some((self.0 & (VALUES - 1)) as usize)
     }
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Direct {
+pub(in crate::fib) struct Direct {
     forks: Arc<[Arc<[Branch; FORK]>; FORK]>,
     /// Of a branch without prefixes beyond /12.
     empty: Arc<Page>,
@@ -93,26 +70,6 @@ impl Default for Direct {
     }
 }
 
-/// A change of one prefix.
-pub(super) struct Change {
-    pub(super) address: u32,
-    pub(super) length: u32,
-    /// What counts where it is the longest match: its value, or once it is removed the next longer prefix that is left, with its length.
-    pub(super) best: Option<(u32, u32)>,
-    /// Whether it has been added or removed, or neither.
-    pub(super) count: i32,
-}
-
-impl Change {
-    /// What counts among prefixes that are longer than `before` bits.
-    fn entry(&self, before: Option<u32>) -> Entry {
-        match self.best {
-            Some((length, value)) if before.is_none_or(|before| length > before) => Entry::new(length, value),
-            _ => Entry::NONE,
-        }
-    }
-}
-
 impl Direct {
     /// The longest match: its length, and the number of its value.
     pub(super) fn longest(&self, address: u32) -> Option<(u32, u32)> {
@@ -126,17 +83,15 @@ impl Direct {
     }
 
     pub(super) fn change(&mut self, change: &Change) {
-        let Change { address, length, .. } = *change;
         let forks = Arc::make_mut(&mut self.forks);
-        if length <= BEFORE_PAGE {
-            let first = (address >> 20) as usize;
-            for at in first..first + (1 << (BEFORE_PAGE - length)) {
-                let branch = &mut Arc::make_mut(&mut forks[at / FORK])[at % FORK];
-                overwrite(&mut branch.best, length, change.entry(None));
+        if change.length <= BEFORE_PAGE {
+            for at in change.slots(0, BEFORE_PAGE) {
+                change.overwrite(&mut Arc::make_mut(&mut forks[at / FORK])[at % FORK].best, 0);
             }
             return;
         }
-        let branch = &mut Arc::make_mut(&mut forks[(address >> 26) as usize])[(address >> 20) as usize % FORK];
+        let at = slot(change.address, 0, BEFORE_PAGE);
+        let branch = &mut Arc::make_mut(&mut forks[at / FORK])[at % FORK];
         let page = Arc::make_mut(&mut branch.page);
         page.change(change);
         if page.prefixes == 0 {
@@ -145,28 +100,19 @@ impl Direct {
     }
 }
 
-/// Puts `new` where a prefix of so many bits is or would be the longest match.
-fn overwrite(entry: &mut Entry, length: u32, new: Entry) {
-    if entry.length() <= length + 1 {
-        *entry = new;
-    }
-}
-
 impl Page {
     fn change(&mut self, change: &Change) {
-        let Change { address, length, count, .. } = *change;
-        self.prefixes = self.prefixes.saturating_add_signed(count);
-        let first = (address >> 8) as usize % PAGE;
-        if length > BEFORE_BLOCK {
-            return self.change_block(first, change);
+        self.prefixes = self.prefixes.saturating_add_signed(change.count);
+        let bits = BEFORE_BLOCK - BEFORE_PAGE;
+        if change.length > BEFORE_BLOCK {
+            return self.change_block(slot(change.address, BEFORE_PAGE, bits), change);
         }
-        let new = change.entry(Some(BEFORE_PAGE));
-        for at in first..first + (1 << (BEFORE_BLOCK - length)) {
+        for at in change.slots(BEFORE_PAGE, bits) {
             let entry = match self.entries[at].block() {
                 Some(block) => &mut Arc::make_mut(&mut self.blocks[block]).instead,
                 None => &mut self.entries[at],
             };
-            overwrite(entry, length, new);
+            change.overwrite(entry, BEFORE_PAGE);
         }
     }
 
@@ -174,7 +120,7 @@ impl Page {
         let number = match self.entries[at].block() {
             Some(block) => block,
             None => {
-                let instead = std::mem::replace(&mut self.entries[at], Entry(IS_BLOCK | self.blocks.len() as u32));
+                let instead = std::mem::replace(&mut self.entries[at], Entry::of_block(self.blocks.len()));
                 let block = Block { entries: [Entry::NONE; BLOCK], instead, at: at as u16, prefixes: 0 };
                 self.blocks.push(Arc::new(block));
                 self.blocks.len() - 1
@@ -182,10 +128,8 @@ impl Page {
         };
         let block = Arc::make_mut(&mut self.blocks[number]);
         block.prefixes = block.prefixes.saturating_add_signed(change.count);
-        let new = change.entry(Some(BEFORE_BLOCK));
-        let first = change.address as usize % BLOCK;
-        for entry in &mut block.entries[first..first + (1 << (32 - change.length))] {
-            overwrite(entry, change.length, new);
+        for entry in &mut block.entries[change.slots(BEFORE_BLOCK, 32 - BEFORE_BLOCK)] {
+            change.overwrite(entry, BEFORE_BLOCK);
         }
         if block.prefixes > 0 {
             return;
@@ -194,7 +138,7 @@ impl Page {
         self.blocks.swap_remove(number);
         // The last one stands in its place now.
         if let Some(moved) = self.blocks.get(number) {
-            self.entries[usize::from(moved.at)] = Entry(IS_BLOCK | number as u32);
+            self.entries[usize::from(moved.at)] = Entry::of_block(number);
         }
     }
 }
