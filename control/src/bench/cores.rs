@@ -84,15 +84,20 @@ pub fn threads_of(process: u32) -> (Vec<i32>, Vec<i32>) {
     })
 }
 
-/// How long the children of a process have run that have ended (`nft`, `iptables-save`), in ns; in steps of 10 ms.
+/// How long the programs have run that a process has started (`nft`, `iptables-save`), in ns; of those that have ended in steps of 10 ms.
 pub fn children_time(process: u32) -> u64 {
     // cutime and cstime of proc_pid_stat(5), fields 16 and 17, behind the name in brackets; USER_HZ is 100.
-    let ticks = || -> Option<u64> {
+    let ended = || -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         Some(fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?)
     };
-    ticks().unwrap_or(0) * 10_000_000
+    let (workers, others) = threads_of(process);
+    let children = workers.iter().chain(&others).flat_map(|thread| {
+        let text = fs::read_to_string(format!("/proc/{process}/task/{thread}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<i32>>()
+    });
+    ended().unwrap_or(0) * 10_000_000 + run_time(&children.collect::<Vec<_>>())
 }
 
 /// How long these threads have run, in ns. One that has ended counts nothing.

@@ -157,7 +157,7 @@ impl Running {
         loop {
             let before = self.time().control;
             std::thread::sleep(SETTLED.0);
-            let control = Duration::from_nanos(self.time().control - before);
+            let control = Duration::from_nanos(self.time().control.saturating_sub(before));
             if control < SETTLED.1 || Instant::now() > end {
                 return;
             }
