@@ -317,7 +317,7 @@ impl Supervisor {
     }
 
     /// Which drivers take frames that others redirect to them: some only while a program is attached to the interface, or to its peer.
-    /// [`Drivers`] tells when to look; kernels that do not are asked twice a second.
+    /// [`Drivers`] tells when to look; should it have gone deaf, twice a second is looked anyhow.
     fn follow_drivers(&mut self, mirror: &Mirror) {
         if self.settings.replay == ReplayMode::Off {
             return;

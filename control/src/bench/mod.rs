@@ -77,7 +77,8 @@ fn measure_all(scenarios: &[Scenario], args: &BenchArgs, cables: Option<&Cables>
     let mut machine = machine();
     machine["iptables"] = router::version("iptables").into();
     if let Some(cables) = cables {
-        machine["ports"] = cables.ports().map(|port| format!("{} ({})", port.name, port.driver)).join(", ").into();
+        machine["ports"] =
+            cables.ports().each_ref().map(|port| format!("{} ({})", port.name, port.driver)).join(", ").into();
     }
     let lab = Lab::open().map_err(|source| BenchError::Kernel { what: "a private mount namespace".into(), source })?;
     let (routers, mut skipped) = router::all();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use shunt_dataplane::Load;
 use shunt_lab::{Failed, Lab, Namespace};
-use shunt_policy::Ifindex;
+use shunt_policy::{Ifindex, Mac};
 
 use super::cores::{Cores, napi_threads, put};
 use super::error::BenchError;
@@ -101,8 +101,10 @@ impl Namespaces {
 
     /// Takes the ports of the machine.
     fn borrow(&mut self, cables: &Cables) -> Result<(), Failed> {
-        for (port, place) in cables.ports().into_iter().zip(self.ends().map(|(namespace, _)| namespace.clone())) {
+        for (port, place) in cables.ports().iter().zip(self.ends().map(|(namespace, _)| namespace.clone())) {
+            // Whatever follows fails, what is here is given back.
             self.lent.push(port.lend(&place)?);
+            place.attempt(&format!("ip link set {} up", port.name))?;
         }
         Ok(())
     }
@@ -114,9 +116,9 @@ impl Namespaces {
     }
 
     /// Ethernet addresses of the generator's and the sink's interface.
-    pub fn far_addresses(&self) -> [String; 2] {
+    pub fn far_addresses(&self) -> [Mac; 2] {
         let [near, _, _, far] = self.ends();
-        [near, far].map(|(namespace, device)| namespace.mac(device).map(|byte| format!("{byte:02x}")).join(":"))
+        [near, far].map(|(namespace, device)| Mac(namespace.mac(device)))
     }
 
     /// Addresses and neighbours, and what the scenario says. Returns the scenario's commands.

@@ -9,14 +9,9 @@ use shunt_lab::{Failed, Namespace};
 
 use super::error::BenchError;
 
-/// The four ports of the figure of a [`Scenario`](super::scenario::Scenario), and two cables between them.
+/// The four ports of the figure of a [`Scenario`](super::scenario::Scenario) in its order, the generator's first, and two cables between them.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cables {
-    pub generator: Port,
-    pub ingress: Port,
-    pub egress: Port,
-    pub sink: Port,
-}
+pub struct Cables([Port; 4]);
 
 /// Names of the interfaces.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,16 +62,15 @@ impl Cables {
             return Err(BenchError::Port { port: twice.1.to_string(), why: "is named twice".to_owned() });
         }
         let [generator, ingress, egress, sink] = all.map(|port| Port::free(port));
-        Ok(Some(Cables { generator: generator?, ingress: ingress?, egress: egress?, sink: sink? }))
+        Ok(Some(Cables([generator?, ingress?, egress?, sink?])))
     }
 
-    pub fn ports(&self) -> [&Port; 4] {
-        let Cables { generator, ingress, egress, sink } = self;
-        [generator, ingress, egress, sink]
+    pub fn ports(&self) -> &[Port; 4] {
+        &self.0
     }
 
     pub fn names(&self) -> Names {
-        let [generator, ingress, egress, sink] = self.ports().map(|port| port.name.clone());
+        let [generator, ingress, egress, sink] = self.0.each_ref().map(|port| port.name.clone());
         Names { generator, ingress, egress, sink }
     }
 }
@@ -109,14 +103,13 @@ impl Port {
         Ok(Port { name: name.to_owned(), driver: driver.unwrap_or_else(|| "virtual".to_owned()) })
     }
 
-    /// Moves it to a namespace.
+    /// Moves it to a namespace, where it is down.
     pub fn lend(&self, namespace: &Namespace) -> Result<Lent, Failed> {
         let flags = read(&folder(&self.name).join("flags"));
         let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap_or(0);
         let lent =
             Lent { port: self.name.clone(), was_up: flags & libc::IFF_UP as u32 != 0, namespace: namespace.clone() };
         shunt_lab::run_here(&format!("ip link set {} netns {}", self.name, namespace.name()))?;
-        namespace.attempt(&format!("ip link set {} up", self.name))?;
         Ok(lent)
     }
 }

@@ -26,7 +26,7 @@ const SAID: &str = "/run/dpdk-testpmd.log";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What its guide has a device set to for the busy polling of this driver: for so many turns of so many ns interrupts stay off.
-const BUSY_POLLING: [(&str, u32, u32); 2] = [("napi_defer_hard_irqs", 2, 0), ("gro_flush_timeout", 200_000, 0)];
+const BUSY_POLLING: [(&str, u32); 2] = [("napi_defer_hard_irqs", 2), ("gro_flush_timeout", 200_000)];
 
 /// One that runs. Dropping it ends it.
 pub struct Testpmd {
@@ -55,6 +55,8 @@ impl Testpmd {
              --eth-peer=0,{generator} --eth-peer=1,{sink} --auto-start --total-num-mbufs=16384 --no-lsc-interrupt \
              --stats-period=3600 >{SAID} 2>&1"
         );
+        // What the one before has said is not of this one.
+        let _ = std::fs::remove_file(SAID);
         let mut testpmd = Testpmd { process: namespace.spawn(&["sh", "-c", &command]), namespace, names };
         testpmd.poll_busily(true)?;
         let is_up = eventually(PATIENCE, || {
@@ -69,8 +71,8 @@ impl Testpmd {
 
     fn poll_busily(&self, on: bool) -> Result<(), shunt_lab::Failed> {
         for device in [&self.names.ingress, &self.names.egress] {
-            for (setting, busy, usual) in BUSY_POLLING {
-                let value = if on { busy } else { usual };
+            for (setting, busy) in BUSY_POLLING {
+                let value = if on { busy } else { 0 };
                 self.namespace.attempt(&format!("echo {value} > /sys/class/net/{device}/{setting}"))?;
             }
         }
