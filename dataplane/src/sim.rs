@@ -271,9 +271,9 @@ impl Router {
         self.queue_mut(port, queue).inject(frame);
     }
 
-    /// Turns every worker once. Returns how many frames they dealt with.
+    /// Turns every worker once. Returns how many frames they dealt with, and other things that they had to do.
     pub fn round(&mut self) -> usize {
-        let done: usize = self.assembled.workers.iter_mut().map(Worker::round).sum();
+        let done: usize = self.assembled.workers.iter_mut().map(|worker| worker.round().done()).sum();
         self.account();
         done + self.hear()
     }

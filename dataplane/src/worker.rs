@@ -50,6 +50,22 @@ pub enum Way {
     None,
 }
 
+/// What a worker has done in one turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// So many frames were dealt with.
+    pub frames: usize,
+    /// Something else is under way, a little of it in each turn so that no frame waits for it: the worker is not to sleep.
+    pub more: bool,
+}
+
+impl Turn {
+    /// 0: there was nothing to do.
+    pub fn done(self) -> usize {
+        self.frames + usize::from(self.more)
+    }
+}
+
 /// Everything one worker owns. `P` is the kind of queue, `K` the way back to the kernel.
 pub struct Worker<P, K> {
     policy: Subscriber,
@@ -117,26 +133,26 @@ impl<P: Port, K: Punt> Worker<P, K> {
         }
     }
 
-    /// One turn over all queues and inboxes. Returns how many frames were dealt with; 0 means there was nothing to do.
-    pub fn round(&mut self) -> usize {
+    /// One turn over all queues and inboxes.
+    pub fn round(&mut self) -> Turn {
         // Looked at first: a policy that was published before something was said is adopted before that is done.
         let told = self.tracked.told();
         let adopted = self.policy.adopt();
         self.tracked.begin(told, self.policy.current());
         self.collect_replayed(adopted);
         self.unpark();
-        let mut done = 0;
+        let mut frames = 0;
         for queue in 0..self.queues.len() {
-            done += self.receive(queue);
+            frames += self.receive(queue);
         }
         for inbox in 0..self.exchange.inboxes() {
-            done += self.collect(inbox);
+            frames += self.collect(inbox);
         }
         self.flush();
         self.exchange.notify();
-        self.tracked.sweep(done == 0);
+        let more = self.tracked.sweep(frames == 0);
         self.account();
-        done + usize::from(self.tracked.is_told() || self.is_collecting())
+        Turn { frames, more: more || self.tracked.is_told() || self.is_collecting() }
     }
 
     /// Decide, act.

@@ -3,9 +3,11 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::nat::{ends, frame, icmp_error, nat, router, router_of, through};
 use common::{LAN, TCP, UDP, WAN, address, ifindex, make_partial, rib};
+use shunt_dataplane::sim::Router;
 use shunt_policy::config::{Hops, Origin, Route, RouteKind, Rule, RuleAction, RuleSelector, Source};
 use shunt_policy::{Family, Prefix, Priority, PuntReason, TableId};
 
@@ -155,4 +157,25 @@ fn a_connection_whose_answers_go_back_where_they_came_from_is_left_to_the_kernel
     assert_eq!(router.take_punted().len(), 3);
     assert_eq!(router.counters().of_punt(PuntReason::KernelConnection), 3);
     assert!(router.take_told().is_empty());
+}
+
+/// However many there are: a packet that comes while a worker looks through all of them would wait for it.
+#[test]
+fn connections_that_have_expired_go_a_few_at_a_time() {
+    const MANY: u16 = 2000;
+    let mut router = router(1);
+    for port in 1..=MANY {
+        let asked = (address("198.51.100.2"), port, address("203.0.113.2"), 53);
+        through(&mut router, LAN, WAN, &frame(LAN, UDP, asked, ""));
+    }
+    let there_are = |router: &Router| router.workers()[0].connections;
+    assert_eq!(there_are(&router), u64::from(MANY));
+    router.advance(Duration::from_secs(3600));
+    for _ in 0..3 {
+        let before = there_are(&router);
+        router.round();
+        assert!((1..=128).contains(&(before - there_are(&router))), "{before}, {}", there_are(&router));
+    }
+    router.settle();
+    assert_eq!(there_are(&router), 0);
 }

@@ -262,6 +262,11 @@ impl Connections {
         }
     }
 
+    /// How many entries a sweep of all looks at.
+    pub fn used(&self) -> u32 {
+        self.table.used()
+    }
+
     /// How many there are, expired ones included until they are swept.
     pub fn len(&self) -> usize {
         self.table.len()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::Worker;
+use super::{Turn, Worker};
 use crate::port::Port;
 use crate::punt::Punt;
 use crate::xsk::Wait;
@@ -88,12 +88,13 @@ fn run<P: Port, K: Punt>(worker: &mut Worker<P, K>, stop: &AtomicBool) {
     let mut retry = RETRY.0;
     // Acquire pairs with the Release of the one who stops us; the doorbell is rung after it.
     while !stop.load(Ordering::Acquire) {
-        if worker.round() > 0 {
+        let Turn { frames, more } = worker.round();
+        if frames > 0 {
             idle = 0;
             retry = RETRY.0;
             continue;
         }
-        idle += 1;
+        idle = if more { 0 } else { idle + 1 };
         if idle < SPINS {
             thread::yield_now();
             continue;
@@ -101,7 +102,7 @@ fn run<P: Port, K: Punt>(worker: &mut Worker<P, K>, stop: &AtomicBool) {
         idle = 0;
         doorbell.lie_down();
         // The last look, behind the fence: what came until now is seen here, what comes later rings.
-        if worker.round() == 0 && !stop.load(Ordering::Acquire) {
+        if worker.round().done() == 0 && !stop.load(Ordering::Acquire) {
             let longest = match worker.waiting {
                 // The control side rings when the kernel knows of them; if it does not, they go by the clock.
                 _ if worker.is_parking() => RETRY.0,
@@ -123,7 +124,7 @@ fn drain<P: Port, K: Punt>(worker: &mut Worker<P, K>) {
     let deadline = Instant::now() + DRAIN;
     let mut quiet_since = Instant::now();
     loop {
-        let done = worker.round();
+        let done = worker.round().done();
         let now = Instant::now();
         if done > 0 || !worker.is_quiet() {
             quiet_since = now;

@@ -24,9 +24,12 @@ const REPORTS: usize = 8192;
 /// Messages that a worker takes in a round.
 const AT_ONCE: usize = 64;
 
-/// Slots of the table that are looked through in a round, with and without other work to do.
-const BUSY_SWEEP: usize = 64;
-const IDLE_SWEEP: usize = 16_384;
+/// In this time, ns, all entries are looked at once for those that have expired, if packets leave time for it.
+const SWEEP: u64 = 1_000_000_000;
+
+/// Entries that are looked at in a round, with and without other work to do. Packets that come meanwhile wait.
+const BUSY_SWEEP: u64 = 64;
+const IDLE_SWEEP: u64 = 128;
 
 /// The time of all connections, and of the XDP programs that forward packets of them: `CLOCK_MONOTONIC`, ns.
 pub fn now() -> u64 {
@@ -62,11 +65,13 @@ pub struct Tracked {
     pub now: u64,
     /// ns by which its clock is ahead of all others': 0 but in the simulator.
     ahead: u64,
+    /// Up to which time entries have been looked at as often as [`SWEEP`] says.
+    swept: u64,
 }
 
 impl Tracked {
     pub fn new(connections: Connections, orders: Orders, place: Place) -> Self {
-        Tracked { connections, orders, place, now: now(), ahead: 0 }
+        Tracked { connections, orders, place, now: now(), ahead: 0, swept: now() }
     }
 
     /// How much the control side has said that a round deals with.
@@ -95,11 +100,19 @@ impl Tracked {
         self.ahead += time.as_nanos() as u64;
     }
 
-    /// Ends it.
-    pub fn sweep(&mut self, idle: bool) {
-        if !self.connections.is_empty() {
-            self.connections.sweep(self.now, if idle { IDLE_SWEEP } else { BUSY_SWEEP });
+    /// Ends it: looks at some of the entries that are to be looked at by now. Says whether there are more.
+    pub fn sweep(&mut self, idle: bool) -> bool {
+        let all = u64::from(self.connections.used());
+        if self.connections.is_empty() {
+            self.swept = self.now;
+            return false;
         }
+        self.swept = self.swept.max(self.now.saturating_sub(SWEEP));
+        let due = self.now.saturating_sub(self.swept) * all / SWEEP;
+        let entries = due.min(if idle { IDLE_SWEEP } else { BUSY_SWEEP });
+        self.connections.sweep(self.now, entries as usize);
+        self.swept += entries * SWEEP / all;
+        due > entries
     }
 
     /// Whether anything was said that is not dealt with yet.
