@@ -27,11 +27,9 @@ pub fn raw(bytes: &[u8]) -> u64 {
 /// Folds the carries in: the one's complement sum in 16 bits.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    // With its halves exchanged added, the upper half has the sum of both and the carry of the lower one.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// A checksum after two of the bytes that it is over have changed (RFC 1624, equation 3; `csum_replace2`).
@@ -66,5 +64,16 @@ mod tests {
         assert_eq!(fold(sum(&[0xff; 4000])), literal(&[0xff; 4000]));
         assert_eq!(fold(u64::MAX), 0xffff);
         assert_eq!(fold(0), 0);
+    }
+
+    /// 0 and 0xffff are one number in one's complement; only the sum of nothing is 0.
+    #[test]
+    fn folding_is_the_rest_of_a_division() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..100_000 {
+            let sum = random.u64(..) >> random.u32(..64);
+            let rest = (sum % 0xffff) as u16;
+            assert_eq!(fold(sum), if rest == 0 && sum > 0 { 0xffff } else { rest }, "{sum:x}");
+        }
     }
 }

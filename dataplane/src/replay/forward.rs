@@ -176,16 +176,30 @@ pub(super) fn replay(
     generation: Generation,
     now: u64,
 ) -> Option<Replayed> {
-    let Sought { payload, six, .. } = *sought;
-    let key = &if six { key_of_ipv6(frame.first_chunk()?, iif) } else { key_of_ipv4(frame.first_chunk()?, iif) };
+    match sought.six {
+        false => replay_as::<false>(entry, frame, (sought, iif), generation, now),
+        true => replay_as::<true>(entry, frame, (sought, iif), generation, now),
+    }
+}
+
+/// The same for one family, IPv6 if it is `SIX`.
+#[inline(always)]
+fn replay_as<const SIX: bool>(
+    entry: &Entry,
+    frame: &mut [u8],
+    (sought, iif): (&Sought, Ifindex),
+    generation: Generation,
+    now: u64,
+) -> Option<Replayed> {
+    let key = &if SIX { key_of_ipv6(frame.first_chunk()?, iif) } else { key_of_ipv4(frame.first_chunk()?, iif) };
     // Withdrawn it is of no generation.
     let version = entry[VERSION].load(Ordering::Relaxed);
     if (version >> 32) as u32 != stamp(generation) || !is_of(entry, key) {
         return None;
     }
     let action = Action(std::array::from_fn(|at| entry[ACTION.start + at].load(Ordering::Relaxed)));
-    let (flags, payload) = (action.flags(), usize::from(payload));
-    let header = if six { HEADER6 } else { HEADER4 };
+    let (flags, payload) = (action.flags(), usize::from(sought.payload));
+    let header = if SIX { HEADER6 } else { HEADER4 };
     let length = ETHERNET + header + payload;
     let clock = steps(now);
     let age = clock.wrapping_sub(action.high(6)) as i32;
@@ -194,12 +208,12 @@ pub(super) fn replay(
         return None;
     }
     let (head, segment) = frame.get_mut(..length)?.split_at_mut_checked(ETHERNET + header)?;
-    let new_sum = new_checksum(head, segment, key, &action)?;
+    let new_sum = new_checksum::<SIX>(head, segment, key, &action)?;
     if age != 0 {
         let last = entry[LAST].load(Ordering::Relaxed);
         entry[LAST].store(last & 0xffff_ffff | u64::from(clock) << 32, Ordering::Relaxed);
     }
-    match six {
+    match SIX {
         true => rewrite_ipv6(head.first_chunk_mut()?, &action),
         false => rewrite_ipv4(head.first_chunk_mut()?, &action),
     }
@@ -216,7 +230,12 @@ pub(super) fn replay(
 /// is a worker's to decide about.
 #[inline]
 #[allow(clippy::option_option)]
-fn new_checksum(head: &[u8], segment: &[u8], key: &Key, action: &Action) -> Option<Option<(usize, u16)>> {
+fn new_checksum<const SIX: bool>(
+    head: &[u8],
+    segment: &[u8],
+    key: &Key,
+    action: &Action,
+) -> Option<Option<(usize, u16)>> {
     let (flags, is_tcp) = (action.flags(), key.protocol() == TCP);
     let at = if is_tcp { 16 } else { 6 };
     let [a, b] = *segment.get(at..)?.first_chunk()?;
@@ -230,7 +249,7 @@ fn new_checksum(head: &[u8], segment: &[u8], key: &Key, action: &Action) -> Opti
     if !is_tcp && sum == 0 {
         return Some(None);
     }
-    let addresses = match key.is_ipv6() {
+    let addresses = match SIX {
         true => checksum::raw(head.last_chunk::<32>()?),
         false => checksum::raw(head.last_chunk::<8>()?),
     };
