@@ -10,6 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use fastrand::Rng;
 use masqueraded::{Bench, LAN, WAN};
+use shunt_dataplane::sim::Echo;
 use shunt_dataplane::xsk::BATCH;
 
 const MILLION: usize = 1_000_000;
@@ -37,24 +38,22 @@ impl Bench {
         }
         total.mul_f64(packets as f64 / (turns * MEASURED as u64) as f64)
     }
+}
 
-    /// The same of what is no packet: the simulated port, and whatever a round does by itself.
-    fn refuse(&mut self, packets: u64) -> Duration {
-        let turns = packets.div_ceil(MEASURED as u64);
-        let mut total = Duration::ZERO;
-        for _ in 0..turns {
-            for _ in 0..MEASURED / 2 {
-                self.router.inject(LAN, 0, &[0; 10]);
-                self.router.inject(WAN, 0, &[0; 10]);
-            }
-            let before = on_processor();
-            for _ in 0..ROUNDS {
-                self.router.round();
-            }
-            total += on_processor() - before;
+/// The same of frames that no worker sees: the simulated port alone.
+fn reflect(echo: &mut Echo, frame: &[u8], packets: u64) -> Duration {
+    let turns = packets.div_ceil(MEASURED as u64);
+    let mut total = Duration::ZERO;
+    for _ in 0..turns {
+        for _ in 0..MEASURED {
+            echo.inject(frame);
         }
-        total.mul_f64(packets as f64 / (turns * MEASURED as u64) as f64)
+        let before = on_processor();
+        let sent: usize = (0..2 * ROUNDS).map(|_| echo.round()).sum();
+        total += on_processor() - before;
+        assert_eq!(sent, MEASURED);
     }
+    total.mul_f64(packets as f64 / (turns * MEASURED as u64) as f64)
 }
 
 fn run(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, make: impl Fn() -> Bench, random: &mut Rng) {
@@ -75,10 +74,10 @@ fn benches(criterion: &mut Criterion) {
         .warm_up_time(Duration::from_secs(1))
         .sample_size(20)
         .measurement_time(Duration::from_secs(4));
-    let mut small = None;
+    let frame = Bench::empty(1, 1).frame(LAN, 0).to_vec();
+    let mut echo = Echo::default();
     group.bench_function("the simulated port alone", |bencher| {
-        let bench = small.get_or_insert_with(|| Bench::new(1000, 10));
-        bencher.iter_custom(|packets| bench.refuse(packets));
+        bencher.iter_custom(|packets| reflect(&mut echo, &frame, packets));
     });
     let mut random = Rng::with_seed(1);
     for (connections, flows) in [("1000", 1000), ("1 M", MILLION)] {

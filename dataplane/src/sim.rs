@@ -168,6 +168,40 @@ impl Drop for SimPort {
     }
 }
 
+/// A queue whose frames are sent as they came: what is in every measurement of a worker on such queues beside the worker.
+pub struct Echo {
+    port: SimPort,
+    pool: Pool,
+    batch: Vec<Frame>,
+}
+
+impl Default for Echo {
+    fn default() -> Self {
+        let total = NonZeroU32::new((2 * RING + 16 * BATCH) as u32).unwrap_or(NonZeroU32::MIN);
+        let (region, frames) = Region::plain(total);
+        let mut port = SimPort::new(Arc::clone(&region));
+        port.recording = false;
+        Echo { port, pool: Pool::new(Depot::new(region, frames)), batch: Vec::with_capacity(BATCH) }
+    }
+}
+
+impl Echo {
+    /// Puts a frame on the wire towards us.
+    pub fn inject(&mut self, frame: &[u8]) {
+        self.port.inject(frame);
+    }
+
+    /// A worker's round without a worker. Returns how many frames were sent.
+    pub fn round(&mut self) -> usize {
+        self.port.receive(&mut self.batch, &mut self.pool);
+        let received = self.batch.len();
+        let refused = self.batch.drain(..).filter_map(|frame| self.port.transmit(frame).err());
+        refused.for_each(|frame| self.pool.put(frame));
+        self.port.flush(&mut self.pool);
+        received
+    }
+}
+
 /// A kernel that remembers what it was given. All clones are one.
 #[derive(Clone)]
 pub struct SimPunt {

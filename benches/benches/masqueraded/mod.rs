@@ -144,7 +144,6 @@ impl Bench {
             for port in [LAN, WAN] {
                 for flow in 0..self.flows {
                     self.inject(port, flow);
-                    // An idle round looks for connections that have expired, and takes long.
                     if flow % BATCH == BATCH - 1 {
                         self.router.round();
                         self.router.take_told();

@@ -5,7 +5,6 @@ mod testpmd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::CommandFactory;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use shunt_lab::{Daemon, Namespace};
@@ -15,7 +14,6 @@ use super::error::BenchError;
 use super::network::Network;
 use super::ports::Names;
 use super::scenario::Scenario;
-use crate::cli::Cli;
 use testpmd::Testpmd;
 
 /// A daemon has settled when in this time the control room has taken less than that.
@@ -32,7 +30,7 @@ pub struct Router {
 enum Kind {
     Kernel,
     /// With these arguments besides.
-    Shunt(String),
+    Shunt(&'static str),
     Testpmd,
 }
 
@@ -67,16 +65,12 @@ pub struct Paths {
 
 /// Those that can be measured, the kernel first, and those that cannot, with the reason.
 pub fn all() -> (Vec<Router>, Vec<(String, String)>) {
-    let mut routers = vec![Router { name: "kernel", kind: Kind::Kernel }];
+    let mut routers = vec![
+        Router { name: "kernel", kind: Kind::Kernel },
+        Router { name: "shunt, workers", kind: Kind::Shunt("--replay off") },
+        Router { name: "shunt, replay", kind: Kind::Shunt("--replay on") },
+    ];
     let mut skipped = Vec::new();
-    let mut shunt = |name, arguments: &str| routers.push(Router { name, kind: Kind::Shunt(arguments.to_owned()) });
-    if knows_replay() {
-        shunt("shunt, workers", "--replay off");
-        shunt("shunt, replay", "--replay on");
-    } else {
-        shunt("shunt, workers", "");
-        skipped.push(("shunt, replay".to_owned(), "this shunt has no --replay".to_owned()));
-    }
     match testpmd::missing() {
         Some(missing) => skipped.push((testpmd::NAME.to_owned(), missing)),
         None => routers.push(Router { name: testpmd::NAME, kind: Kind::Testpmd }),
@@ -96,12 +90,6 @@ pub fn is_installed(tool: &str) -> bool {
 pub fn version(tool: &str) -> String {
     let output = std::process::Command::new(tool).arg("--version").output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-}
-
-fn knows_replay() -> bool {
-    let cli = Cli::command();
-    let run = cli.find_subcommand("run");
-    run.is_some_and(|run| run.get_arguments().any(|argument| argument.get_long() == Some("replay")))
 }
 
 impl Router {
