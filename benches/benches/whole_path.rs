@@ -1,7 +1,11 @@
-//! The whole way of a packet of a known, masqueraded UDP connection through a worker: from the queue it came by to the one it leaves by.
+//! The whole way of a packet of a masqueraded UDP connection, known or new, through a worker: from the queue it came by to the one it leaves
+//! by.
 
 mod clock;
 mod masqueraded;
+#[path = "../../tests/tests/long_chains/mixed.rs"]
+#[allow(dead_code)]
+mod mixed;
 
 use std::time::Duration;
 
@@ -14,6 +18,10 @@ use shunt_dataplane::sim::Echo;
 use shunt_dataplane::xsk::BATCH;
 
 const MILLION: usize = 1_000_000;
+const RULES: u32 = 10_000;
+
+/// Connections that begin before all of them end.
+const NEW: usize = 1 << 15;
 
 /// Bursts in which packets are measured: by both ports at once, twice.
 const ROUNDS: usize = 2;
@@ -37,6 +45,36 @@ impl Bench {
             self.router.take_told();
         }
         total.mul_f64(packets as f64 / (turns * MEASURED as u64) as f64)
+    }
+}
+
+/// First packets of connections.
+struct New {
+    bench: Bench,
+    next: usize,
+}
+
+impl New {
+    /// Time on the processor in which the worker has dealt with so many.
+    fn begin(&mut self, packets: u64) -> Duration {
+        let turns = packets.div_ceil(BATCH as u64);
+        let mut total = Duration::ZERO;
+        for _ in 0..turns {
+            if self.next == NEW {
+                self.next = 0;
+                self.bench.router.advance(Duration::from_secs(3600));
+                self.bench.settle();
+            }
+            for flow in self.next..self.next + BATCH {
+                self.bench.inject(LAN, flow);
+            }
+            self.next += BATCH;
+            let before = on_processor();
+            self.bench.router.round();
+            total += on_processor() - before;
+            self.bench.router.take_told();
+        }
+        total.mul_f64(packets as f64 / (turns * BATCH as u64) as f64)
     }
 }
 
@@ -88,6 +126,15 @@ fn benches(criterion: &mut Criterion) {
     }
     let decided = || Bench::without_flows(1000, 10);
     run(&mut group, "one of 1000 connections, 10 routes, decided anew", decided, &mut random);
+    for (name, rules) in [("no rules", 0), ("10000 rules", RULES)] {
+        let chains = mixed::router(mixed::rules(rules, &mut random)).chains;
+        let mut new = New { bench: Bench::behind(&chains, NEW, 10), next: 0 };
+        group.bench_function(format!("the first of a connection, {name}"), |bencher| {
+            bencher.iter_custom(|packets| new.begin(packets));
+        });
+        let Bench { router, injected, .. } = new.bench;
+        assert_eq!(router.counters().forwarded, injected, "{:?}", router.counters());
+    }
     group.finish();
 }
 

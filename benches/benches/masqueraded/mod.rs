@@ -41,7 +41,8 @@ fn networks(count: usize) -> Vec<u32> {
     all.map(|network| network << 8).take(count).collect()
 }
 
-fn config(networks: &[u32]) -> Config {
+/// Packets pass these chains before.
+fn config(networks: &[u32], before: &[BaseChain]) -> Config {
     let link = |port: PortId| Link::port(ifindex(port), &format!("eth{}", port.0), mac(port, 1), port);
     let mut wan = link(WAN);
     let network = Prefix::new(PUBLIC.into(), 24).expect("24 bits");
@@ -93,7 +94,7 @@ fn config(networks: &[u32]) -> Config {
         neighbours: Arc::new(vec![neighbour(LAN, [192, 0, 2, 2]), neighbour(WAN, [203, 0, 113, 2])]),
         rules: Arc::new([(0, TableId::LOCAL), (32766, TableId::MAIN)].map(rule).to_vec()),
         tables: rib.tables().clone(),
-        chains: Arc::new(vec![postrouting]),
+        chains: Arc::new([before, &[postrouting]].concat()),
         conntrack: [Conntrack::Translates; 2],
         ..Config::default()
     }
@@ -117,22 +118,32 @@ impl Bench {
 
     /// The same whose worker decides about every packet anew.
     pub fn without_flows(flows: usize, routes: usize) -> Self {
-        let mut bench = Bench::with(flows, routes, Router::without_flows);
+        let mut bench = Bench::with(&[], flows, routes, Router::without_flows);
         bench.make_known();
         bench
     }
 
     /// With room for so many, and for the flows of both directions of some thousand.
     pub fn empty(flows: usize, routes: usize) -> Self {
-        Bench::with(flows, routes, |workers, ports, policy| {
+        Bench::behind(&[], flows, routes)
+    }
+
+    /// The same behind these chains.
+    pub fn behind(chains: &[BaseChain], flows: usize, routes: usize) -> Self {
+        Bench::with(chains, flows, routes, |workers, ports, policy| {
             Router::with_connections(workers, ports, policy, flows.max(1 << 13))
         })
     }
 
-    fn with(flows: usize, routes: usize, router: impl FnOnce(usize, &[SimSpec], Arc<Policy>) -> Router) -> Self {
+    fn with(
+        chains: &[BaseChain],
+        flows: usize,
+        routes: usize,
+        router: impl FnOnce(usize, &[SimSpec], Arc<Policy>) -> Router,
+    ) -> Self {
         let networks = networks(routes);
         let ports = [LAN, WAN].map(|id| SimSpec { id, ifindex: ifindex(id), queues: 1 });
-        let policy = Arc::new(compile(&config(&networks), Generation(1)));
+        let policy = Arc::new(compile(&config(&networks, chains), Generation(1)));
         let mut router = router(1, &ports, policy);
         router.record(false);
         router.tell(&ToWorker::Settings(Arc::new(Settings { max: 0, ..Settings::default() })));
