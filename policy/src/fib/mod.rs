@@ -112,6 +112,18 @@ impl<T: Value> Fib<T> {
         accept(length as u8, value).or_else(|| self.lookup_shorter(address, length, accept))
     }
 
+    /// The longest matching prefix of each of many addresses: its length and its value. An answer takes a fraction of the time of
+    /// [`Fib::lookup`], because memory is asked for all addresses at once; 64 are a good number.
+    #[inline]
+    pub fn longest_of<const N: usize>(&self, addresses: &[u128; N]) -> [Option<(u8, T)>; N] {
+        match &self.index {
+            Some(index) => index
+                .longest_of(addresses)
+                .map(|found| found.map(|(length, number)| (length as u8, T::numbered(number)))),
+            None => addresses.map(|address| self.longest(address).map(|(length, value)| (length as u8, value))),
+        }
+    }
+
     /// The same among prefixes that are shorter than `limit` bits. Apart, so that the rest is small enough to become part of a loop over
     /// look-ups: what it finds is then chosen without a branch.
     #[cold]
@@ -482,6 +494,14 @@ mod tests {
             }
         }
         assert!(compared > routes / 5, "{compared}");
+        for _ in 0..routes / 64 {
+            let addresses: [u128; 64] = std::array::from_fn(|_| address(&mut random, &all));
+            let found = addresses.map(|address| fib.longest_below(address, u32::MAX));
+            assert_eq!(
+                fib.longest_of(&addresses),
+                found.map(|found| found.map(|(length, value)| (length as u8, value)))
+            );
+        }
         let (before, listed) = before.unwrap();
         for (address, length, _) in listed.iter().step_by(7) {
             let found = before.lookup(*address, |length, value| Some((u32::from(length), value)));
