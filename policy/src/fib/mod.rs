@@ -112,15 +112,17 @@ impl<T: Value> Fib<T> {
         accept(length as u8, value).or_else(|| self.lookup_shorter(address, length, accept))
     }
 
-    /// The longest matching prefix of each of many addresses: its length and its value. An answer takes a fraction of the time of
-    /// [`Fib::lookup`], because memory is asked for all addresses at once; 64 are a good number.
+    /// Tells of each address, by its place, the length and the value of its longest matching prefix. That takes a fraction of the time of
+    /// look-ups one by one, because memory is asked for all of them at once; 64 are a good number.
     #[inline]
-    pub fn longest_of<const N: usize>(&self, addresses: &[u128; N]) -> [Option<(u8, T)>; N] {
+    pub fn longest_of<const N: usize>(&self, addresses: &[u128; N], mut found: impl FnMut(usize, Option<(u8, T)>)) {
         match &self.index {
-            Some(index) => index
-                .longest_of(addresses)
-                .map(|found| found.map(|(length, number)| (length as u8, T::numbered(number)))),
-            None => addresses.map(|address| self.longest(address).map(|(length, value)| (length as u8, value))),
+            Some(index) => index.longest_of(addresses, |at, best| {
+                found(at, best.map(|(length, number)| (length as u8, T::numbered(number))));
+            }),
+            None => addresses.iter().enumerate().for_each(|(at, address)| {
+                found(at, self.longest(*address).map(|(length, value)| (length as u8, value)));
+            }),
         }
     }
 
@@ -496,11 +498,10 @@ mod tests {
         assert!(compared > routes / 5, "{compared}");
         for _ in 0..routes / 64 {
             let addresses: [u128; 64] = std::array::from_fn(|_| address(&mut random, &all));
-            let found = addresses.map(|address| fib.longest_below(address, u32::MAX));
-            assert_eq!(
-                fib.longest_of(&addresses),
-                found.map(|found| found.map(|(length, value)| (length as u8, value)))
-            );
+            fib.longest_of(&addresses, |at, found| {
+                let found = found.map(|(length, value)| (u32::from(length), value));
+                assert_eq!(found, fib.longest_below(addresses[at], u32::MAX));
+            });
         }
         let (before, listed) = before.unwrap();
         for (address, length, _) in listed.iter().step_by(7) {

@@ -41,13 +41,15 @@ impl<const N: usize> Few<N> {
     const NOTHING: Self = Few { bits: [0, 1, 1, 1, 1, 1, 1, 1], masks: [0; LANES], entries: [Entry::NONE; N] };
 
     #[inline(always)]
-    fn longest(&self, key: u16) -> Entry {
-        let mut last = 0;
+    pub(super) fn longest(&self, key: u16) -> Entry {
+        // Said by arithmetic, it becomes few instructions for all lanes, and no branch.
+        let mut hits = 0u16;
         for lane in 0..LANES {
-            let matches = key & self.masks[lane] == self.bits[lane];
-            last = last.max(if matches { lane as u16 } else { 0 });
+            let all = u16::from(key & self.masks[lane] == self.bits[lane]).wrapping_neg();
+            hits |= all & 2 << lane;
         }
-        self.entries[usize::from(last).min(N - 1)]
+        let last = 14 - hits.leading_zeros();
+        self.entries.get(last as usize).copied().unwrap_or(Entry::NONE)
     }
 
     fn fill(&mut self, prefixes: &[Inside]) {
@@ -69,19 +71,17 @@ impl<const N: usize> Default for Few<N> {
 }
 
 impl Bucket {
-    /// What the first line says of a key, and where the longer ones are.
+    /// Where the longer prefixes are. It is the second line, which is not touched if it is empty.
     #[inline(always)]
-    pub(super) fn near(&self, key: u16) -> (Entry, &Few<FAR>) {
+    pub(super) fn far(&self) -> &Few<FAR> {
         const NONE: &Few<FAR> = &Few::NOTHING;
-        // The second line is not touched if it is empty.
-        let more = self.near.entries[LANES - 1] != Entry::NONE;
-        (self.near.longest(key), select_unpredictable(more, &self.far, NONE))
+        select_unpredictable(self.near.entries[LANES - 1] == Entry::NONE, NONE, &self.far)
     }
 
-    /// The longest match, from what [`Bucket::near`] says. If it says that there is more, [`Bucket::longest`] has the answer.
+    /// The longest match, from what [`Bucket::far`] has. If it says that there is more, [`Bucket::longest`] has the answer.
     #[inline(always)]
-    pub(super) fn with_far((near, far): (Entry, &Few<FAR>), key: u16) -> Entry {
-        far.longest(key).or(near)
+    pub(super) fn with_far(&self, far: Entry, key: u16) -> Entry {
+        far.or(self.near.longest(key))
     }
 
     /// The longest match, or else `best`; and whether there are prefixes behind the key.

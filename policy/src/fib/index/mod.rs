@@ -156,18 +156,27 @@ impl Index {
     /// The same of many addresses, in stages: each asks memory for what the next one needs of all the addresses, instead of waiting
     /// for one of them.
     #[inline]
-    pub(super) fn longest_of<const N: usize>(&self, addresses: &[u128; N]) -> [Option<(u32, u32)>; N] {
+    pub(super) fn longest_of<const N: usize>(
+        &self,
+        addresses: &[u128; N],
+        mut found: impl FnMut(usize, Option<(u32, u32)>),
+    ) {
         match self {
             Index::V4(levels) => {
                 let ends: [_; N] = from_fn(|at| levels.reach(addresses[at], Entry::NONE));
                 let entries: [_; N] = from_fn(|at| ends[at].0.entry(addresses[at]));
-                from_fn(|at| ends[at].0.longest(addresses[at], entries[at], ends[at].1).found())
+                for (at, (page, best)) in ends.into_iter().enumerate() {
+                    found(at, page.longest(addresses[at], entries[at], best).found());
+                }
             }
             Index::V6(levels) => {
                 let ends: [_; N] = from_fn(|at| levels.reach(addresses[at], Entry::NONE));
                 let buckets: [_; N] = from_fn(|at| ends[at].0.bucket(addresses[at]));
-                let near: [_; N] = from_fn(|at| Slots::near(buckets[at], addresses[at]));
-                from_fn(|at| ends[at].0.longest(addresses[at], near[at], ends[at].1).found())
+                let far: [_; N] = from_fn(|at| buckets[at].far());
+                let far: [_; N] = from_fn(|at| far[at].longest(slots::key(addresses[at])));
+                for (at, (slots, best)) in ends.into_iter().enumerate() {
+                    found(at, slots.longest(addresses[at], buckets[at], far[at], best).found());
+                }
             }
         }
     }
@@ -184,7 +193,8 @@ impl Index {
 #[inline(never)]
 fn longest6(levels: &Levels6, address: u128) -> Entry {
     let (slots, best) = levels.reach(address, Entry::NONE);
-    slots.longest(address, Slots::near(slots.bucket(address), address), best)
+    let bucket = slots.bucket(address);
+    slots.longest(address, bucket, bucket.far().longest(slots::key(address)), best)
 }
 
 const FORK: usize = 64;

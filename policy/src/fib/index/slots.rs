@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, Few, KEY};
+use super::bucket::{Bucket, KEY};
 use super::{Change, Entry, Step, slot};
 
 /// Bits of an address that have been looked at when the first of these is reached.
@@ -52,7 +52,7 @@ impl Step for Slots {
 }
 
 #[inline(always)]
-fn key(address: u128) -> u16 {
+pub(super) fn key(address: u128) -> u16 {
     slot(address, FIRST + SLOT, KEY) as u16
 }
 
@@ -62,15 +62,10 @@ impl Slots {
         &self.buckets[self.at(slot(address, FIRST, SLOT))]
     }
 
-    #[inline(always)]
-    pub(super) fn near<'a>(bucket: &'a Bucket, address: u128) -> (Entry, &'a Few<6>) {
-        bucket.near(key(address))
-    }
-
     /// The longest match, from what stands before; or else `best`.
     #[inline(always)]
-    pub(super) fn longest(&self, address: u128, near: (Entry, &Few<6>), best: Entry) -> Entry {
-        let entry = Bucket::with_far(near, key(address));
+    pub(super) fn longest(&self, address: u128, bucket: &Bucket, far: Entry, best: Entry) -> Entry {
+        let entry = bucket.with_far(far, key(address));
         if entry.is_further() {
             return self.longest_further(address, best);
         }
