@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Entry, FURTHER, Step, VALUES, slot};
+use super::{Change, Entry, FURTHER, VALUES, slot};
 
 /// Bits of an address that have been looked at when a page is reached, and behind it.
 const BEFORE_PAGE: u32 = 12;
@@ -14,6 +14,7 @@ const BEFORE_BLOCK: u32 = 24;
 
 const PAGE: usize = 1 << (BEFORE_BLOCK - BEFORE_PAGE);
 const BLOCK: usize = 1 << (32 - BEFORE_BLOCK);
+const FORK: usize = 64;
 
 /// What an entry says of a page in which there is more: the block's place, and nothing of prefixes.
 impl Entry {
@@ -27,7 +28,22 @@ impl Entry {
 }
 
 #[derive(Clone, Debug)]
-pub(in crate::fib) struct Page {
+pub(in crate::fib) struct Direct {
+    forks: Arc<[Arc<[Branch; FORK]>; FORK]>,
+    /// Of a branch without prefixes beyond /12.
+    empty: Arc<Page>,
+}
+
+/// What begins with twelve bits.
+#[derive(Clone, Debug)]
+pub(super) struct Branch {
+    /// Of the prefixes up to /12.
+    best: Entry,
+    page: Arc<Page>,
+}
+
+#[derive(Clone, Debug)]
+struct Page {
     entries: [Entry; PAGE],
     blocks: Vec<Arc<Block>>,
     /// Prefixes that end in it or in its blocks.
@@ -45,20 +61,59 @@ struct Block {
     prefixes: u32,
 }
 
-impl Default for Page {
+impl Default for Direct {
     fn default() -> Self {
-        Page { entries: [Entry::NONE; PAGE], blocks: Vec::new(), prefixes: 0 }
+        let empty = Arc::new(Page { entries: [Entry::NONE; PAGE], blocks: Vec::new(), prefixes: 0 });
+        let branch = |_| Branch { best: Entry::NONE, page: empty.clone() };
+        let branches: Arc<[Branch; FORK]> = Arc::new(std::array::from_fn(branch));
+        Direct { forks: Arc::new(std::array::from_fn(|_| branches.clone())), empty }
     }
 }
 
-impl Step for Page {
-    type Last = Page;
-
-    #[inline(always)]
-    fn reach(&self, _: u128, best: Entry) -> (&Page, Entry) {
-        (self, best)
+impl Direct {
+    #[inline]
+    pub(super) fn branch(&self, address: u128) -> &Branch {
+        let at = slot(address, 0, BEFORE_PAGE);
+        &self.forks[at / FORK][at % FORK]
     }
 
+    pub(super) fn change(&mut self, change: &Change) {
+        let forks = Arc::make_mut(&mut self.forks);
+        if change.length <= BEFORE_PAGE {
+            for at in change.slots(0, BEFORE_PAGE) {
+                change.overwrite(&mut Arc::make_mut(&mut forks[at / FORK])[at % FORK].best, 0);
+            }
+            return;
+        }
+        let at = slot(change.address, 0, BEFORE_PAGE);
+        let branch = &mut Arc::make_mut(&mut forks[at / FORK])[at % FORK];
+        let page = Arc::make_mut(&mut branch.page);
+        page.change(change);
+        if page.prefixes == 0 {
+            branch.page = self.empty.clone();
+        }
+    }
+}
+
+impl Branch {
+    /// What the page says of an address: the look at memory that is waited for.
+    #[inline]
+    pub(super) fn entry(&self, address: u128) -> Entry {
+        self.page.entries[slot(address, BEFORE_PAGE, BEFORE_BLOCK - BEFORE_PAGE)]
+    }
+
+    /// The longest match, from what [`Branch::entry`] says.
+    #[inline]
+    pub(super) fn longest(&self, address: u128, mut entry: Entry) -> Entry {
+        if let Some(block) = entry.block() {
+            let block = &self.page.blocks[block];
+            entry = block.entries[slot(address, BEFORE_BLOCK, 32 - BEFORE_BLOCK)].or(block.instead);
+        }
+        entry.or(self.best)
+    }
+}
+
+impl Page {
     fn change(&mut self, change: &Change) {
         self.prefixes = self.prefixes.saturating_add_signed(change.count);
         let bits = BEFORE_BLOCK - BEFORE_PAGE;
@@ -72,27 +127,6 @@ impl Step for Page {
             };
             change.overwrite(entry, BEFORE_PAGE);
         }
-    }
-
-    fn is(&self, _: &Self) -> bool {
-        self.prefixes == 0
-    }
-}
-
-impl Page {
-    #[inline]
-    pub(super) fn entry(&self, address: u128) -> Entry {
-        self.entries[slot(address, BEFORE_PAGE, BEFORE_BLOCK - BEFORE_PAGE)]
-    }
-
-    /// The longest match, from what [`Page::entry`] says; or else `best`.
-    #[inline]
-    pub(super) fn longest(&self, address: u128, mut entry: Entry, best: Entry) -> Entry {
-        if let Some(block) = entry.block() {
-            let block = &self.blocks[block];
-            entry = block.entries[slot(address, BEFORE_BLOCK, 32 - BEFORE_BLOCK)].or(block.instead);
-        }
-        entry.or(best)
     }
 
     fn change_block(&mut self, at: usize, change: &Change) {

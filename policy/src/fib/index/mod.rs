@@ -1,8 +1,12 @@
 //! An index of a large table: the longest match in few looks at memory that is likely not in the cache.
 //!
 //! What look-ups wait for is memory, so what counts is how many cache lines one touches, and that those of the next look-ups are fetched
-//! meanwhile. IPv4 has DIR-24-8 in pages ([`direct`]). For that the prefixes of IPv6 are too far apart: their first bits choose among
-//! arrays of 64 ([`Level`]) that stay in the cache, and behind these stand lists of intervals, each searched within two lines ([`intervals`]).
+//! meanwhile. IPv4 has DIR-24-8 in pages ([`direct`]). For that the prefixes of IPv6 are too far apart: behind arrays of 64 ([`Level`])
+//! that stay in the cache, slots that are found by counting bits ([`slots`]) have buckets of a few prefixes that are compared all at once
+//! ([`bucket`]), or lists of intervals where prefixes are many ([`intervals`]).
+//!
+//! Many addresses are looked up in stages, each of which touches one of these for all of them by a loop of few instructions: the fewer
+//! there are between two loads, the more loads the processor has under way.
 //!
 //! Each step holds what ends within it alone, so a change rewrites no more than that, and copies share all but what has changed since.
 //! Where a step has nothing, what the steps before have found counts; that is chosen without a branch, which could not be foretold and
@@ -19,7 +23,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::names::Family;
-use direct::Page;
+use direct::Direct;
 use slots::Slots;
 
 /// The value of the longest match and the length of its prefix, plus one; or nothing.
@@ -123,19 +127,18 @@ trait Step: Clone + Default {
     fn is(&self, empty: &Self) -> bool;
 }
 
-type Levels4 = Level<Arc<Level<Arc<Page>, 6>>, 0>;
 type Levels6 = Level<Arc<Level<Arc<Level<Arc<Level<Slots, 18>>, 12>>, 6>>, 0>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Index {
-    V4(Arc<Levels4>),
+    V4(Direct),
     V6(Arc<Levels6>),
 }
 
 impl Index {
     pub(super) fn new(family: Family) -> Self {
         match family {
-            Family::V4 => Index::V4(Arc::default()),
+            Family::V4 => Index::V4(Direct::default()),
             Family::V6 => Index::V6(Arc::default()),
         }
     }
@@ -144,9 +147,9 @@ impl Index {
     #[inline]
     pub(super) fn longest(&self, address: u128) -> Option<(u32, u32)> {
         match self {
-            Index::V4(levels) => {
-                let (page, best) = levels.reach(address, Entry::NONE);
-                page.longest(address, page.entry(address), best)
+            Index::V4(direct) => {
+                let branch = direct.branch(address);
+                branch.longest(address, branch.entry(address))
             }
             Index::V6(levels) => longest6(levels, address),
         }
@@ -162,11 +165,11 @@ impl Index {
         mut found: impl FnMut(usize, Option<(u32, u32)>),
     ) {
         match self {
-            Index::V4(levels) => {
-                let ends: [_; N] = from_fn(|at| levels.reach(addresses[at], Entry::NONE));
-                let entries: [_; N] = from_fn(|at| ends[at].0.entry(addresses[at]));
-                for (at, (page, best)) in ends.into_iter().enumerate() {
-                    found(at, page.longest(addresses[at], entries[at], best).found());
+            Index::V4(direct) => {
+                let branches: [_; N] = from_fn(|at| direct.branch(addresses[at]));
+                let entries: [_; N] = from_fn(|at| branches[at].entry(addresses[at]));
+                for (at, branch) in branches.into_iter().enumerate() {
+                    found(at, branch.longest(addresses[at], entries[at]).found());
                 }
             }
             Index::V6(levels) => {
@@ -183,7 +186,7 @@ impl Index {
 
     pub(super) fn change(&mut self, change: &Change) {
         match self {
-            Index::V4(levels) => levels.change(change),
+            Index::V4(direct) => direct.change(change),
             Index::V6(levels) => levels.change(change),
         }
     }
