@@ -1,4 +1,4 @@
-//! Longest-prefix match at the size of the Internet: look-ups one by one and in bulk, and changes.
+//! Longest-prefix match at the size of the Internet: look-ups in bulk and one by one, and changes.
 //!
 //! With `FIB_TABLE` set, the IPv4 table and the addresses that are looked up are left in that file, for `peers/rte_fib.c`.
 
@@ -100,7 +100,7 @@ fn look_ups(criterion: &mut Criterion) {
         }
         group.throughput(Throughput::Elements(ADDRESSES as u64));
         group.bench_function(format!("{name}, {routes} routes, in bulk"), |bencher| {
-            // In bulks of 64, as by rte_fib.
+            // In bulks of 64, as `peers/rte_fib.c` does.
             let (bulks, _) = bench.addresses.as_chunks::<64>();
             let bulk = |addresses| {
                 let mut sum = 0;

@@ -9,7 +9,7 @@ use super::{Change, Entry, FURTHER, slot};
 
 pub(super) const KEY: u32 = 16;
 
-/// As many as are compared by one instruction each.
+/// So many are compared by one instruction. The second line has room for fewer entries, because of what stands behind them.
 const LANES: usize = 8;
 const FAR: usize = 6;
 

@@ -47,6 +47,10 @@ impl Intervals {
         line.entries[last_up_to(&line.keys, key)]
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(&*self.lines, [line] if line.entries == [Entry::NONE; LINE])
+    }
+
     /// Of a list that is too long to separate all its lines.
     #[inline]
     fn find_in_group(&self, first: usize, key: u16) -> &Line {
@@ -85,10 +89,6 @@ impl Intervals {
         for (at, first) in self.firsts.iter_mut().enumerate() {
             *first = self.lines.get(at * group).map_or(u16::MAX, |line| line.keys[0]);
         }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(&*self.lines, [line] if line.entries == [Entry::NONE; LINE])
     }
 
     /// Puts these intervals in the place of some lines, evenly: the next one then has room, nearly always, and no line has to move.

@@ -117,11 +117,8 @@ fn slot(address: u128, before: u32, bits: u32) -> usize {
 
 /// Looks at some bits behind others that have been looked at.
 trait Step: Clone + Default {
-    /// The last step of an address's way.
-    type Last;
-
-    /// What stands at the end of the address's way, and the longest match of those that end before, or else `best`.
-    fn reach(&self, address: u128, best: Entry) -> (&Self::Last, Entry);
+    /// The last step of the address's way, and the longest match of those that end before, or else `best`.
+    fn reach(&self, address: u128, best: Entry) -> (&Slots, Entry);
     fn change(&mut self, change: &Change);
     /// Whether it says what `empty` does, which has nothing.
     fn is(&self, empty: &Self) -> bool;
@@ -221,10 +218,8 @@ impl<T: Default + Clone, const BEFORE: u32> Default for Level<T, BEFORE> {
 }
 
 impl<T: Step, const BEFORE: u32> Step for Level<T, BEFORE> {
-    type Last = T::Last;
-
     #[inline(always)]
-    fn reach(&self, address: u128, best: Entry) -> (&T::Last, Entry) {
+    fn reach(&self, address: u128, best: Entry) -> (&Slots, Entry) {
         let at = slot(address, BEFORE, 6);
         self.next[at].reach(address, self.entries[at].or(best))
     }
@@ -250,10 +245,8 @@ impl<T: Step, const BEFORE: u32> Step for Level<T, BEFORE> {
 
 /// Copies share it until it changes.
 impl<T: Step> Step for Arc<T> {
-    type Last = T::Last;
-
     #[inline(always)]
-    fn reach(&self, address: u128, best: Entry) -> (&T::Last, Entry) {
+    fn reach(&self, address: u128, best: Entry) -> (&Slots, Entry) {
         (**self).reach(address, best)
     }
 

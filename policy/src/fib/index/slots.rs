@@ -23,10 +23,12 @@ pub(in crate::fib) struct Slots {
     begins: [u64; WORDS],
     buckets: Arc<[Bucket]>,
     /// What is longer, by the 24 bits, in rising order.
-    further: Option<Arc<Vec<(u32, Arc<Slots>)>>>,
+    further: Option<Arc<Vec<Further>>>,
     /// How many of `begins` stand in the words before.
     before: [u8; WORDS],
 }
+
+type Further = (u32, Arc<Slots>);
 
 impl Default for Slots {
     fn default() -> Self {
@@ -35,8 +37,6 @@ impl Default for Slots {
 }
 
 impl Step for Slots {
-    type Last = Slots;
-
     #[inline(always)]
     fn reach(&self, _: u128, best: Entry) -> (&Slots, Entry) {
         (self, best)
@@ -83,7 +83,7 @@ impl Slots {
         usize::from(self.before[slot / 64]) + begun.count_ones() as usize
     }
 
-    /// The same where there are many prefixes, or longer ones.
+    /// As [`Slots::longest`], where there are many prefixes, or longer ones.
     #[cold]
     fn longest_further(&self, address: u128, mut best: Entry) -> Entry {
         let (mut slots, mut before) = (self, FIRST);
@@ -170,6 +170,6 @@ impl Slots {
 }
 
 /// Among what is longer.
-fn place(further: &[(u32, Arc<Slots>)], bits: usize) -> Result<usize, usize> {
+fn place(further: &[Further], bits: usize) -> Result<usize, usize> {
     further.binary_search_by_key(&(bits as u32), |(bits, _)| *bits)
 }
