@@ -1,4 +1,4 @@
-//! Longest-prefix match at the size of the Internet: look-ups one by one and in bulk, and changes.
+//! Longest-prefix match at the size of the Internet: look-ups in bulk and one by one, and changes.
 //!
 //! With `FIB_TABLE` set, the IPv4 table and the addresses that are looked up are left in that file, for `peers/rte_fib.c`.
 
@@ -100,6 +100,16 @@ fn look_ups(criterion: &mut Criterion) {
         }
         group.throughput(Throughput::Elements(ADDRESSES as u64));
         group.bench_function(format!("{name}, {routes} routes, in bulk"), |bencher| {
+            // In bulks of 64, as `peers/rte_fib.c` does.
+            let (bulks, _) = bench.addresses.as_chunks::<64>();
+            let bulk = |addresses| {
+                let mut sum = 0;
+                bench.fib.longest_of(addresses, |_, found| sum += found.map_or(0, |(_, value)| u64::from(value)));
+                sum
+            };
+            bencher.iter(|| bulks.iter().map(bulk).sum::<u64>());
+        });
+        group.bench_function(format!("{name}, {routes} routes, one by one"), |bencher| {
             bencher.iter(|| bench.addresses.iter().map(|address| u64::from(bench.value(*address))).sum::<u64>());
         });
         group.throughput(Throughput::Elements(1));

@@ -112,6 +112,20 @@ impl<T: Value> Fib<T> {
         accept(length as u8, value).or_else(|| self.lookup_shorter(address, length, accept))
     }
 
+    /// Tells of each address, by its place, the length and the value of its longest matching prefix. That takes a fraction of the time of
+    /// look-ups one by one, because memory is asked for all of them at once; 64 are a good number.
+    #[inline]
+    pub fn longest_of<const N: usize>(&self, addresses: &[u128; N], mut found: impl FnMut(usize, Option<(u8, T)>)) {
+        match &self.index {
+            Some(index) => index.longest_of(addresses, |at, best| {
+                found(at, best.map(|(length, number)| (length as u8, T::numbered(number))));
+            }),
+            None => addresses.iter().enumerate().for_each(|(at, address)| {
+                found(at, self.longest(*address).map(|(length, value)| (length as u8, value)));
+            }),
+        }
+    }
+
     /// The same among prefixes that are shorter than `limit` bits. Apart, so that the rest is small enough to become part of a loop over
     /// look-ups: what it finds is then chosen without a branch.
     #[cold]
@@ -479,6 +493,14 @@ mod tests {
                 let found = fib.lookup(at, |length, value| Some((u32::from(length), value)));
                 assert_eq!(found, fib.longest_below(at, u32::MAX), "step {step}, {:?}", prefix_of(family, at, bits));
                 compared += 1;
+            }
+            // With and without an index.
+            if step % 256 == 0 {
+                let addresses: [u128; 64] = std::array::from_fn(|_| address(&mut random, &all));
+                fib.longest_of(&addresses, |at, found| {
+                    let found = found.map(|(length, value)| (u32::from(length), value));
+                    assert_eq!(found, fib.longest_below(addresses[at], u32::MAX));
+                });
             }
         }
         assert!(compared > routes / 5, "{compared}");

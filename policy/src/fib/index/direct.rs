@@ -36,7 +36,7 @@ pub(in crate::fib) struct Direct {
 
 /// What begins with twelve bits.
 #[derive(Clone, Debug)]
-struct Branch {
+pub(super) struct Branch {
     /// Of the prefixes up to /12.
     best: Entry,
     page: Arc<Page>,
@@ -71,15 +71,10 @@ impl Default for Direct {
 }
 
 impl Direct {
-    /// The longest match: its length, and the number of its value.
-    pub(super) fn longest(&self, address: u32) -> Option<(u32, u32)> {
-        let branch = &self.forks[(address >> 26) as usize][(address >> 20) as usize % FORK];
-        let mut entry = branch.page.entries[(address >> 8) as usize % PAGE];
-        if let Some(block) = entry.block() {
-            let block = &branch.page.blocks[block];
-            entry = block.entries[address as usize % BLOCK].or(block.instead);
-        }
-        entry.or(branch.best).found()
+    #[inline]
+    pub(super) fn branch(&self, address: u128) -> &Branch {
+        let at = slot(address, 0, BEFORE_PAGE);
+        &self.forks[at / FORK][at % FORK]
     }
 
     pub(super) fn change(&mut self, change: &Change) {
@@ -97,6 +92,24 @@ impl Direct {
         if page.prefixes == 0 {
             branch.page = self.empty.clone();
         }
+    }
+}
+
+impl Branch {
+    /// What the page says of an address: the look at memory that is waited for.
+    #[inline]
+    pub(super) fn entry(&self, address: u128) -> Entry {
+        self.page.entries[slot(address, BEFORE_PAGE, BEFORE_BLOCK - BEFORE_PAGE)]
+    }
+
+    /// The longest match, from what [`Branch::entry`] says.
+    #[inline]
+    pub(super) fn longest(&self, address: u128, mut entry: Entry) -> Entry {
+        if let Some(block) = entry.block() {
+            let block = &self.page.blocks[block];
+            entry = block.entries[slot(address, BEFORE_BLOCK, 32 - BEFORE_BLOCK)].or(block.instead);
+        }
+        entry.or(self.best)
     }
 }
 
