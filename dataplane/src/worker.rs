@@ -89,6 +89,8 @@ pub struct Worker<P, K> {
     read: Vec<Read>,
     /// The rules that the packet at hand has hit; kept for its memory.
     hits: Hits,
+    /// Frames that the last round dealt with.
+    frames: usize,
     /// Frames that still waited to be sent after the last flush.
     waiting: usize,
     replaying: Replaying,
@@ -128,6 +130,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
             burst,
             read,
             hits: Hits::default(),
+            frames: 0,
             waiting: 0,
             replaying: Replaying::default(),
         }
@@ -151,6 +154,7 @@ impl<P: Port, K: Punt> Worker<P, K> {
         self.flush();
         self.exchange.notify();
         let more = self.tracked.sweep(frames == 0);
+        self.frames = frames;
         self.account();
         Turn { frames, more: more || self.tracked.is_told() || self.is_collecting() }
     }

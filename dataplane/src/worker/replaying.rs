@@ -15,7 +15,8 @@ use crate::xsk::Frame;
 /// ns from one collection to the next.
 const PERIOD: u64 = 500_000_000;
 
-/// Entries from which is collected in a round: now and then, and when somebody waits for it. Packets wait meanwhile.
+/// Entries from which is collected in a round: now and then, and when somebody waits for it. Packets wait meanwhile, so where few come at once
+/// it is half as many.
 const AT_ONCE: usize = 32;
 const WANTED: usize = 512;
 
@@ -61,7 +62,11 @@ impl<P: Port, K: Punt> Worker<P, K> {
             self.replaying.announced = Some(generation);
         }
         let counters = &self.counters;
-        let at_once = if is_wanted { WANTED } else { AT_ONCE };
+        let at_once = match self.frames {
+            _ if is_wanted => WANTED,
+            0 => AT_ONCE,
+            frames => (frames / 2).clamp(1, AT_ONCE),
+        };
         connections.collect(at_once, generation, self.tracked.now, |collected| counters.hear(collected));
         if connections.is_collected()
             && let Some(generation) = self.replaying.announced.take()
