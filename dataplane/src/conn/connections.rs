@@ -225,7 +225,13 @@ impl Connections {
 
     /// The second step.
     pub fn approach(&self, sought: &Sought) {
-        self.table.prefetch_entry(sought.hash);
+        let is_known = self.table.prefetch_entry(sought.hash);
+        if !is_known
+            && self.has_translated
+            && let Some(tuple) = sought.seen.wanted()
+        {
+            self.table.prefetch_source(&Key::from(&tuple));
+        }
     }
 
     /// For one packet. Settle it by [`Tracker::forwarded`], [`Tracker::dropped`], [`Tracker::delivered`] or [`Tracker::punted`];

@@ -80,11 +80,18 @@ impl Table {
         self.index.prefetch(hash);
     }
 
-    /// Begins to fetch the entry to which this hash leads, most likely.
-    pub(super) fn prefetch_entry(&self, hash: u32) {
-        if let Some(found) = self.index.find(hash, |_| true) {
+    /// Begins to fetch the entry to which this hash leads, most likely. Says whether there is one.
+    pub(super) fn prefetch_entry(&self, hash: u32) -> bool {
+        let found = self.index.find(hash, |_| true);
+        if let Some(found) = found {
             prefetch(self.entry(found.number));
         }
+        found.is_some()
+    }
+
+    /// Begins to fetch where the search for what this source was mapped to begins.
+    pub(super) fn prefetch_source(&self, key: &Key) {
+        prefetch(&self.by_source[self.source_place(key)]);
     }
 
     /// Expired ones, too. `hash` is that of the key.
@@ -168,6 +175,10 @@ impl Table {
         let number = self.free;
         if number != NONE {
             self.free = self.entries[number as usize].next;
+            // For the next one.
+            if let Some(next) = self.entries.get(self.free as usize) {
+                prefetch(next);
+            }
             return Some(number);
         }
         let number = self.unused;
