@@ -146,10 +146,16 @@ impl Running {
             let before = self.time().control;
             std::thread::sleep(SETTLED.0);
             let control = Duration::from_nanos(self.time().control.saturating_sub(before));
-            if control < SETTLED.1 || Instant::now() > end {
+            if control < SETTLED.1 && self.is_in_step() || Instant::now() > end {
                 return;
             }
         }
+    }
+
+    /// Whether what it was told while it started is read. Flows are decided about anew then.
+    fn is_in_step(&self) -> bool {
+        let What::Shunt(daemon) = &self.what else { return true };
+        daemon.status()["mirror"]["in_step"] == true
     }
 
     /// What `shunt verify` would hold against it.
