@@ -124,9 +124,10 @@ fn drain<P: Port, K: Punt>(worker: &mut Worker<P, K>) {
     let deadline = Instant::now() + DRAIN;
     let mut quiet_since = Instant::now();
     loop {
-        let done = worker.round().done();
+        // Connections that have expired are not waited for, however many are still to be looked at.
+        let Turn { frames, .. } = worker.round();
         let now = Instant::now();
-        if done > 0 || !worker.is_quiet() {
+        if frames > 0 || worker.tracked.is_told() || !worker.is_quiet() {
             quiet_since = now;
         }
         if now >= deadline || now - quiet_since >= QUIET {
